@@ -105,6 +105,13 @@ def test_a_long_sleep_leaves_room_for_what_was_done() -> None:
     assert (scale.broken, scale(1), scale(86_401)) == (True, 325, 675)
     assert Scale(0, 10, [(0, 9)])(5) == 500
     assert Scale(0, 0, [])(0) == 0
+    assert [Scale(2, 10, [(0, 9)])(moment) for moment in (-1, 0, 5, 10, 11)] == [
+        0,
+        0,
+        500,
+        1000,
+        1000,
+    ]
 
 
 def test_a_waterfall_has_each_attempt_and_hand_off() -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
+from operator import itemgetter
 from typing import Any
 
 from app.switchyard.words import duration
@@ -122,28 +124,31 @@ class Scale:
     """The scale of time, from left to right. Idle time may take less width."""
 
     def __init__(self, begin: float, end: float, busy: Iterable[tuple[float, float]]) -> None:
-        self._spans: list[tuple[float, float, float]] = []
-        """The pieces of the scale: from when to when, and the width of a second."""
         merged: list[list[float]] = []
         for one, other in sorted(busy):
             if merged and one <= merged[-1][1]:
                 merged[-1][1] = max(merged[-1][1], other)
             else:
                 merged.append([one, other])
+        if merged:  # by another machine's clock it may have begun before it was created
+            begin = min(begin, merged[0][0])
         work = sum(other - one for one, other in merged)
         idle = max(end - begin - work, 0.0)
         self.broken = bool(work) and idle > WAITING * (work + idle)
         slow = WIDTH * (1 - WAITING) / work if self.broken else WIDTH / max(work + idle, 1e-9)
         fast = WIDTH * WAITING / idle if self.broken else slow
-        at = begin
-        for one, other in merged:
-            self._spans += [(at, one, fast), (one, other, slow)]
-            at = other
-        self._spans.append((at, end, fast))
+        self._end = end
+        self._pieces = [(begin, 0.0, fast)]
+        """From when on, at which position, and the width of a second there."""
+        for edges in merged:
+            for moment, by in zip(edges, (slow, fast), strict=True):
+                self._pieces.append((moment, self(moment), by))
 
     def __call__(self, moment: float) -> float:
         """The position of a time, from the left."""
-        return sum(max(0.0, min(moment, end) - begin) * by for begin, end, by in self._spans)
+        piece = bisect_right(self._pieces, moment, key=itemgetter(0)) - 1
+        begin, position, width = self._pieces[max(piece, 0)]
+        return position + max(0.0, min(moment, self._end) - begin) * width
 
 
 def _at(moment: datetime | None, otherwise: float) -> float:
