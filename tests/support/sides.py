@@ -22,6 +22,7 @@ from app import create_app
 from app.local.loopback import free_port as free_port
 from app.platform.config import Settings, load
 from app.platform.wiring import make_runtime
+from app.switchyard.clock import Clock
 from app.switchyard.config import LOCAL_QSTASH_TOKEN
 from app.switchyard.context import Payload
 from app.switchyard.dispatch import Item, dispatch_many
@@ -195,18 +196,22 @@ def relaying(runtime: Runtime, interval_seconds: float = 0.1) -> Iterator[None]:
         thread.join(PATIENCE_SECONDS)
 
 
-def fresh(environ: dict[str, str], backends: list[Backend] | None = None) -> Runtime:
+def fresh(
+    environ: dict[str, str], backends: list[Backend] | None = None, clock: Clock | None = None
+) -> Runtime:
     """The parts, on a ledger with every table; with `backends`, these in the place of its own."""
-    runtime = make_runtime(load(environ), backends=backends)
+    runtime = make_runtime(load(environ), backends=backends, clock=clock)
     create_all(runtime.db.engine)
     return runtime
 
 
 @contextmanager
-def ledger(database_url: str, *backends: Backend, **more: str) -> Iterator[Runtime]:
+def ledger(
+    database_url: str, *backends: Backend, clock: Clock | None = None, **more: str
+) -> Iterator[Runtime]:
     """The parts on a database with every table; with `backends`, these in the place of its own."""
     environ = environment(database_url, "redis://127.0.0.1:1", **more)
-    runtime = fresh(environ, [*backends] or None)
+    runtime = fresh(environ, [*backends] or None, clock)
     try:
         yield runtime
     finally:

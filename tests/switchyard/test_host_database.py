@@ -146,7 +146,7 @@ class Traced(sqlite3.Connection):
 
 
 def test_it_connects_as_the_host_does(tmp_path: Path) -> None:
-    """With its connect_args and hooks, and a pool of its kind; the password stays."""
+    """It has the host's connect_args and hooks, its kind of pool, and its password."""
     hooked: list[str] = []
     engine = create_engine(
         f"sqlite:///{tmp_path / 'x.db'}", connect_args={"factory": Traced}, poolclass=NullPool

@@ -102,7 +102,7 @@ def test_a_setting_that_is_wrong_is_named(
 def test_a_new_signing_key_that_inngest_does_not_know_yet(
     server: InngestStandIn, tmp_path: Path, what: str
 ) -> None:
-    """As while a key is replaced: the app has both, and Inngest has still the old one."""
+    """While a key is replaced the app has both, and Inngest still has the old one."""
     both = {"INNGEST_SIGNING_KEY_FALLBACK": f"signkey-prod-{SIGNING}"}
     asks(settings(tmp_path, server.url, signing=WRONG["signing"], **both))[what]()
 

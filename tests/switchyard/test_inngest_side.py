@@ -313,7 +313,7 @@ def test_a_time_that_no_calendar_has_is_not_looked_at(dev: tuple[Side, str]) -> 
 def test_a_second_call_of_a_step_waits_and_costs_no_attempt(
     dev: tuple[Side, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As after a restart of Inngest's server, which calls again while the first call goes on."""
+    """Inngest's server does so after a restart: it calls again while the first call goes on."""
     on, url = dev
     n = uuid4().hex
     released = threading.Event()
@@ -359,7 +359,7 @@ def test_a_sleep_wakes_when_the_run_is_due(
 def test_an_event_from_elsewhere_becomes_a_run_or_fails_clearly(
     dev: tuple[Side, str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Also that of a job of QStash's."""
+    """So does an event of a job of QStash's."""
     caplog.set_level("INFO")  # as the processes log
     on, _ = dev
     decide_by(Fixed("inngest"))

@@ -282,7 +282,7 @@ def test_what_a_user_may_not_read_is_named(redis: Redis, redis_url: str) -> None
 
 @since("2.12")
 def test_what_goes_past_the_flag(app: Flask, redis: Redis) -> None:
-    """RQ's own cron, rq-scheduler, and whoever enqueues with a Queue of their own."""
+    """RQ's own cron, rq-scheduler and whoever has a Queue of their own go past it."""
     plain = rq.Queue("old", connection=redis)
     plain.enqueue(old_tasks.mark, "direct")
     plain.enqueue(old_tasks.add, 1)
@@ -325,7 +325,7 @@ def test_what_goes_past_the_flag(app: Flask, redis: Redis) -> None:
 def test_a_worker_that_fails_runs_is_named(
     app: Flask, redis: Redis, redis_url: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """An old worker, whose jobs are pickled, on a queue that carries runs."""
+    """An old worker, whose jobs are pickled, serves a queue that has runs."""
     environ = environment(f"sqlite:///{tmp_path / 'test.db'}", redis_url)
     for queues_of in (["old", "tests"], ["others"]):
         worker: Any = SimpleWorker(queues_of, connection=redis)

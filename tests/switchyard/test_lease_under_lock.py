@@ -13,8 +13,6 @@ from typing import Any
 import pytest
 from sqlalchemy import event, select
 
-from app.platform.config import load
-from app.platform.wiring import make_runtime
 from app.switchyard import crash
 from app.switchyard.dispatch import dispatch
 from app.switchyard.runs.backend import Delivery
@@ -23,8 +21,7 @@ from app.switchyard.runs.models import RunRow as R
 from app.switchyard.runs.models import StepStatus
 from app.switchyard.runs.steps import ClaimedRun
 from app.switchyard.runtime import Runtime
-from tests.support.sides import Fixed, decide_by, environment
-from tests.support.tables import create_all
+from tests.support.sides import Fixed, decide_by, ledger
 from tests.support.waiting import PATIENCE_SECONDS
 from tests.support.world import Time
 
@@ -33,14 +30,10 @@ WAIT = timedelta(seconds=9)
 
 @pytest.fixture
 def runtime(tmp_path: Path, at: Time) -> Iterator[Runtime]:
-    env = environment(
-        f"sqlite:///{tmp_path / 'test.db'}", "redis://127.0.0.1:1", LEASE_SECONDS="10"
-    )
-    runtime = make_runtime(load(env), clock=at, backends=[MemoryBackend()])
-    create_all(runtime.db.engine)
-    decide_by(Fixed("memory"))
-    yield runtime
-    runtime.db.dispose()
+    url = f"sqlite:///{tmp_path / 'test.db'}"
+    with ledger(url, MemoryBackend(), clock=at, LEASE_SECONDS="10") as runtime:
+        decide_by(Fixed("memory"))
+        yield runtime
 
 
 @contextmanager

@@ -89,8 +89,8 @@ queue.enqueue("tests.support.old_tasks.mark", name=sys.argv[2], job_id=sys.argv[
 
 
 def test_an_old_call_site_in_such_a_process_outlives_it(redis_url: str, tmp_path: Path) -> None:
-    """A process that never called create_app(), killed before the sending; it tries again. At which
-    points else it may die: test_crashes."""
+    """A process that never called create_app() is killed before the sending, and tries again;
+    test_crashes kills it at the other points."""
     n = uuid4().hex
     with no_worker(redis_url, tmp_path) as on:
         for crash_at in ("dispatch.committed", ""):

@@ -277,7 +277,7 @@ def test_unique_is_refused_as_in_rq(on: Side, queue: Any) -> None:
 
 @pytest.mark.skipif(has("2.8"), reason="there it has them")
 def test_what_the_installed_rq_has_not_is_said_by_version(queue: Any) -> None:
-    """Of the options that a method takes here whatever RQ there is."""
+    """It is said of the options that a method takes here whatever RQ there is."""
     job = queue.create_job(old_tasks.add, (1,), job_id="once")
     with pytest.raises(NeedsNewerRQ, match=r"unique needs RQ 2\.8 or later, and \d"):
         queue.enqueue_job(job, unique=True)
@@ -344,8 +344,8 @@ def test_a_job_is_found_again(on: Side, queue: Any, redis: Redis) -> None:
 
 
 def test_many_jobs_are_found_again(on: Side, queue: Any, redis: Redis) -> None:
-    """In Redis or in the ledger, in the order in which they were asked for; a run on which others
-    depend as itself, and not as the RQ job that stands for it."""
+    """They are found in Redis or in the ledger, in the order asked for, and a run on which others
+    depend is found as itself, not as the RQ job that stands for it."""
     run = queue.enqueue(old_tasks.pay, "p", 5, job_id="pay-p", meta={"who": "ada"})
     plain = queue.enqueue(old_tasks.add, 1, depends_on=run)
     other = queue.enqueue(old_tasks.mark, "m")

@@ -123,7 +123,7 @@ main()
 def test_a_worker_asked_to_stop_waits_for_an_old_job(
     on: Side, redis: Redis, tmp_path: Path
 ) -> None:
-    """For longer than it waits for a run's step, whose run others go on with."""
+    """It waits for it longer than for a run's step, whose run others go on with."""
     queue = Queue("old", connection=redis, serializer=JSONSerializer)
     trace = tmp_path / "trace"
     job = queue.enqueue(old_tasks.nap, 1.5, str(trace))

@@ -228,7 +228,7 @@ def test_a_tick_is_the_same_run_as_every_clocks(alone: Side) -> None:
 
 
 def test_late_by_any_number_of_occurrences(alone: Side) -> None:
-    """Made on the 1st of a month long gone and delivered only now: it is that day's tick."""
+    """A tick made on the 1st of a month long gone and delivered only now is that day's."""
     for month, retried in ((3, "0"), (4, "3")):
         made_at = datetime(2026, month, 1, 9, 0, 0, 400_000, tzinfo=UTC)
         message_id = kept(alone, made_at)

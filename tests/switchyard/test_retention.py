@@ -276,7 +276,7 @@ def test_a_retry_still_goes_on_from_what_was_done(world: World) -> None:
 
 
 def test_each_batch_is_found_by_an_index(world: World) -> None:
-    """Not by looking at all that is kept, which grows for ever."""
+    """It does not look at all that is kept, which grows for ever."""
     filled(world)
     db, before = world.runtime.db, world.time.now - timedelta(days=KEPT)
     wide = ("SCAN switchyard_runs", "SCAN switchyard_steps", "SCAN switchyard_parity", "Seq Scan")

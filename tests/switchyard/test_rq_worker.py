@@ -86,7 +86,7 @@ REFUSES: dict[str, tuple[str, str, str]] = {
 
 @pytest.mark.parametrize("why", REFUSES)
 def test_a_redis_that_refuses_to_write_is_waited_for(tmp_path: Path, why: str) -> None:
-    """As one whose disk is full. It is no queue, whatever it answers (R8), and ends no worker."""
+    """It answers as one whose disk is full: it is no queue, and ends no worker (R8)."""
     n, log = uuid4().hex, tmp_path / "worker.log"
     command, refuses, allows = REFUSES[why]
     with ExitStack() as stack:
@@ -169,7 +169,7 @@ def test_sigterm_ends_at_the_next_step_boundary(on: Side, tmp_path: Path) -> Non
 
 
 def test_a_zombie_that_finishes_late_changes_nothing(on: Side, tmp_path: Path) -> None:
-    """Stopped for longer than its lease, taken over, then let go on."""
+    """It is stopped for longer than its lease, its run is taken over, and then it goes on."""
     n = uuid4().hex
     with ExitStack() as stack:
         zombie = stack.enter_context(rq_worker(on.environ, tmp_path / "zombie.log"))

@@ -84,7 +84,7 @@ SIZES = [2_000_000, 4_000_000, 7_900_000]
 def test_a_false_signature_is_refused_before_anything_is_parsed(
     client: FlaskClient, size: int
 ) -> None:
-    """S1: well-formed JSON, of which every part would be an object in memory."""
+    """S1: each part of this well-formed JSON would be an object in memory."""
     body = b"[" + b'{"a":1},' * (size // 8) + b"1]"
 
     def refused() -> float:

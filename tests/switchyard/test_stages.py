@@ -195,7 +195,7 @@ def test_pins_are_read_with_the_stages_and_kept_as_history(runtime: Runtime) -> 
 
 @pytest.mark.parametrize("database_url", ["postgres"], indirect=True)
 def test_a_locked_store_counts_as_unavailable(runtime: Runtime) -> None:
-    """As while an ALTER TABLE waits for somebody's transaction: the last known stage serves."""
+    """An ALTER TABLE that waits for a transaction locks it so, and the last known stage serves."""
     move(runtime, "live")
     hours = count(0, 3600)
     asked = flags.Flags(

@@ -176,7 +176,7 @@ NOT_FROM_HERE: list[dict[str, Any]] = [
 
 
 def test_inngest_s_handler_is_closed_where_there_is_no_inngest_yet(guarded: FlaskClient) -> None:
-    """In production on RQ alone: no signing key, so nobody can be known as Inngest."""
+    """In production on RQ alone there is no signing key: nobody can be known as Inngest."""
     mine = {"Authorization": f"Bearer {TOKEN}"}
     for method in ("GET", "PUT", "POST"):
         assert guarded.open(INNGEST, method=method, json={}, headers=mine).status_code == 401
@@ -191,7 +191,7 @@ DEV = {"INNGEST_DEV": "http://127.0.0.1:1"}
 def test_unsigned_calls_are_taken_from_this_machine_only(
     client_of: Callable[..., FlaskClient], more: dict[str, str]
 ) -> None:
-    """S4: not from elsewhere, through no proxy, and from no page."""
+    """S4: none is taken from elsewhere, through a proxy or from a page."""
     client = client_of(**more)
     assert client.get("/api/inngest").status_code == 200
     for method in ("GET", "PUT", "POST"):
