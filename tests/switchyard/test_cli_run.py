@@ -33,6 +33,7 @@ from app.switchyard.runs.models import StepRow as S
 from app.switchyard.runs.steps import ClaimedRun
 from tests.support import jobs as support_jobs
 from tests.support.cli import Cli, environment, start
+from tests.support.console import Site
 from tests.support.marks import marks
 from tests.support.rows import run_row
 from tests.support.waiting import PATIENCE_SECONDS, until
@@ -226,3 +227,11 @@ def test_a_bad_setting_is_one_line(url: str) -> None:
         assert (process.returncode, out, err) == (2, "", line)
     with pytest.raises(SettingsError), settings_checked():
         raise SettingsError("outside a flask command it stays what it is")
+
+
+def test_a_plan_that_fails_is_one_line(tmp_path: Path) -> None:
+    site = Site(f"sqlite:///{tmp_path / 'test.db'}", switchyard_jobs="tests.support.shadowed")
+    payload = '{"name": "x", "tries": "raise"}'
+    said = Cli(site.app).refused("jobs", "run", "order", payload, "--plan", code=1)
+    assert "RuntimeError: no plan today" in said
+    site.runtime.db.dispose()

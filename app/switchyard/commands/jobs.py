@@ -21,6 +21,7 @@ from app.switchyard.clock import iso
 from app.switchyard.commands.output import (
     DID_NOT_HOLD,
     Commands,
+    DidNotHold,
     answered,
     database_line,
     details,
@@ -35,7 +36,7 @@ from app.switchyard.commands.output import (
 from app.switchyard.commands.signals import stop_on_signals
 from app.switchyard.cutover import stages
 from app.switchyard.dispatch import dispatch
-from app.switchyard.errors import BadInput
+from app.switchyard.errors import BadInput, SwitchyardError
 from app.switchyard.job import JobSpec
 from app.switchyard.operations import jobs
 from app.switchyard.operations.acts import parse_payload
@@ -47,6 +48,7 @@ from app.switchyard.runs.models import OPEN, Status
 from app.switchyard.runs.models import RunRow as R
 from app.switchyard.runs.store import Run
 from app.switchyard.runtime import Runtime, using
+from app.switchyard.text import error_of
 
 group = Commands("jobs", help="Show the catalogue of jobs, and start runs.")
 
@@ -164,7 +166,12 @@ def _planned(runtime: Runtime, spec: JobSpec, payload: dict[str, Any] | None) ->
         raise BadInput(f"job {spec.name!r} has no plan: it cannot say what it would do")
     asked = spec.parse(payload)
     with Session(runtime.db.engine) as tx, effects.held():  # without a commit it is rolled back
-        return spec.plan(tx, asked, runtime.store.clock())
+        try:
+            return spec.plan(tx, asked, runtime.store.clock())
+        except (SwitchyardError, DBAPIError):
+            raise
+        except Exception as failure:
+            raise DidNotHold(f"the plan failed: {error_of(failure)}") from failure
 
 
 def _show_plan(plan: Mapping[str, Any]) -> None:
