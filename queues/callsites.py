@@ -20,17 +20,15 @@ OURS = __package__ or ""
 _LEFT_OUT = {"node_modules", "site-packages", "build", "dist", "migrations", "__pycache__"}
 _PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
 _DROP_INS = {"rq.Queue", "rq.queue.Queue", "rq.decorators.job", "rq.job.Job"}
-_BY_ID = "Job.fetch(…) of {ours}.Job, and its method: this finds no run"
+_BY_ID = f"Job.fetch(…) of {OURS}.Job, and its method: this finds no run"
 _SCHEDULES = (
     "it writes into Redis itself, past the flag: give its schedule to the job, as `schedule=`"
 )
-_OTHERS = {
-    "rq_scheduler": f"{_SCHEDULES}, or enqueue with enqueue_at of {{ours}}.Queue",
-    "flask_rq2": "set RQ_QUEUE_CLASS = '{ours}.Queue' in the app's config",
-    "flask_rq": "make it use {ours}.Queue as its queue class",
-    "django_rq": "make it use {ours}.Queue as its queue class",
-}
-_ONLY_RQ = {
+_INSTEAD = {
+    "rq_scheduler": f"{_SCHEDULES}, or enqueue with enqueue_at of {OURS}.Queue",
+    "flask_rq2": f"set RQ_QUEUE_CLASS = '{OURS}.Queue' in the app's config",
+    "flask_rq": f"make it use {OURS}.Queue as its queue class",
+    "django_rq": f"make it use {OURS}.Queue as its queue class",
     "rq.requeue_job": _BY_ID,
     "rq.cancel_job": _BY_ID,
     "rq.job.requeue_job": _BY_ID,
@@ -39,7 +37,7 @@ _ONLY_RQ = {
     "rq.registry": "it has RQ's own jobs alone: `flask switchyard runs list` has the runs",
     "rq.cron": _SCHEDULES,
 }
-"""Modules and names of RQ that do not see runs, or start no run."""
+"""What to do in place of modules and names that do not see runs, or start no run."""
 DEFAULT_SECONDS = 180
 """RQ's timeout of a job whose call, decorator and queue give none."""
 _FOREVER_SECONDS = 86_400
@@ -165,7 +163,7 @@ class _File:
         for node in self._nodes:
             if isinstance(node, ast.Import):
                 for alias in node.names:
-                    self._other(node, alias.name)
+                    self._named(node, alias.name)
             elif isinstance(node, ast.ImportFrom):
                 self._import_from(node)
         for node in self._nodes:
@@ -177,20 +175,16 @@ class _File:
 
     def _import_from(self, node: ast.ImportFrom) -> None:
         module = module_of(node, self._package)
-        names = [alias.name for alias in node.names if f"{module}.{alias.name}" in _DROP_INS]
+        paths = [f"{module}.{alias.name}" for alias in node.names]
+        names = [path.rpartition(".")[2] for path in paths if path in _DROP_INS]
         if names:
             self._change(node, f"from {OURS} import {', '.join(names)}")
-        others = (_ONLY_RQ.get(f"{module}.{alias.name}") for alias in node.names)
-        for do in dict.fromkeys(filter(None, others)):
-            self._change(node, do.format(ours=OURS))
-        self._other(node, module)
+        self._named(node, *paths, module)
 
-    def _other(self, node: ast.stmt, module: str) -> None:
-        if module in _ONLY_RQ:
-            self._change(node, _ONLY_RQ[module].format(ours=OURS))
-        package = module.partition(".")[0]
-        if package in _OTHERS:
-            self._change(node, _OTHERS[package].format(ours=OURS))
+    def _named(self, node: ast.stmt, *paths: str) -> None:
+        known = (_INSTEAD.get(name) for path in paths for name in (path, path.partition(".")[0]))
+        for do in dict.fromkeys(filter(None, known)):
+            self._change(node, do)
 
     def _change(self, node: ast.stmt | ast.expr, do: str) -> None:
         code = ast.unparse(node).partition("\n")[0]
@@ -226,9 +220,9 @@ class _File:
         called = self._path_of(node.func) or ""
         if called in _DROP_INS:
             self._change(node, f"{OURS}.{method}(…)")
-        elif called in _ONLY_RQ:
-            self._change(node, _ONLY_RQ[called].format(ours=OURS))
-        if method == "delay" and self._is_ours(on):
+        elif called in _INSTEAD:
+            self._change(node, _INSTEAD[called])
+        if method == "delay" and called.partition(".")[0] in self._sources.tops:
             self._task(self._path_of(on), node, method)
         elif method in _FIRST:
             options = {word.arg: word.value for word in node.keywords}
@@ -246,10 +240,6 @@ class _File:
         own = f"{self._module}.{ast.unparse(node)}"
         queues = self._sources.queues
         return queues.get(own) or queues.get(of_another or "") or _Queue(_text(node))
-
-    def _is_ours(self, node: ast.expr) -> bool:
-        path = self._path_of(node)
-        return path is not None and path.partition(".")[0] in self._sources.tops
 
     def _task(self, path: str | None, node: ast.Call, how: str) -> Task | None:
         """The task with that path, which `node` enqueues."""

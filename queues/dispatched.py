@@ -247,13 +247,12 @@ class Job(RQJob, metaclass=_AnyJob):
     def fetch(cls, id: str, connection: Redis | None = None, serializer: Any = None) -> RQJob:
         """The job with this id, from Redis or else from the ledger. Raises NoSuchJobError."""
         try:
-            in_redis = super().fetch(id, connection=connection, serializer=serializer)
+            return as_run(super().fetch(id, connection=connection, serializer=serializer))
         except NoSuchJobError:
             job = find(id, connection, serializer)
             if job is None:
                 raise
             return job
-        return as_run(in_redis)
 
     @classmethod
     def fetch_many(

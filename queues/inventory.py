@@ -13,7 +13,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
@@ -186,13 +186,11 @@ def function_of(stored: object) -> str:
 
 def _function_in_pickle(head: bytes) -> str:
     """The text at the start of a pickled call. It is read as bytes, and nothing is unpickled."""
-    try:
+    with suppress(ValueError):
         for opcode, value, _ in pickletools.genops(head):
             if opcode.name not in ("PROTO", "FRAME", "MARK"):
                 # A method has no dot. The object it belongs to comes later.
                 return value if isinstance(value, str) and "." in value else PICKLED
-    except ValueError:
-        return PICKLED
     return PICKLED
 
 
