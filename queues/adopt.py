@@ -29,9 +29,9 @@ from app.switchyard.errors import NonRetriable, SettingsError, SwitchyardError
 from app.switchyard.job import DECLARED, JobPayload, JobSpec, Legacy, job, relative_path
 from app.switchyard.logs import logger_of
 from app.switchyard.runs.engine import current_run
-from queues.dispatched import DispatchedJob, at_work
+from queues.dispatched import DispatchedJob
 from queues.signature import UNKNOWN, Source
-from queues.versions import asks_again
+from queues.versions import asks_again, at_work
 
 log = logger_of(__name__)
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from functools import cache
 from typing import Any
 
 from redis import Redis
-from rq import job as rq_job
 from rq.exceptions import InvalidJobOperation, NoSuchJobError
 from rq.job import Job as RQJob
 from rq.job import JobStatus
@@ -221,17 +220,6 @@ class DispatchedJob(RQJob):
 
 
 _connect = cache(connect)
-
-
-@contextmanager
-def at_work(job: RQJob) -> Iterator[None]:
-    """Make `rq.get_current_job()` return `job` inside the block."""
-    stack = getattr(rq_job, "_job_stack", None)  # before RQ had a context variable
-    token = rq_job._current_job.set(job) if stack is None else stack.push(job)
-    try:
-        yield
-    finally:
-        rq_job._current_job.reset(token) if stack is None else stack.pop()
 
 
 class _AnyJob(type):

@@ -74,8 +74,7 @@ class Queue(rq.Queue):
         call = self._call(job, pipeline, at_front=at_front)
         if call is not None:
             return self._dispatched({0: call}, unique=unique)[0]
-        only = options(unique=unique)
-        enqueued = super().enqueue_job(job, pipeline=pipeline, at_front=at_front, **only)
+        enqueued = super().enqueue_job(job, pipeline, at_front, **options(unique=unique))
         call_sites.flush(self.connection)
         return enqueued
 
@@ -90,8 +89,7 @@ class Queue(rq.Queue):
         call = self._call(job, pipeline, at=datetime)
         if call is not None:
             return self._dispatched({0: call}, unique=unique)[0]
-        only = options(unique=unique)
-        scheduled = super().schedule_job(job, datetime, pipeline=pipeline, **only)
+        scheduled = super().schedule_job(job, datetime, pipeline, **options(unique=unique))
         call_sites.flush(self.connection)
         return scheduled
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import rq
 from rq import Retry, defaults, get_current_job
+from rq import job as rq_job
 from rq.job import Job, JobStatus
 from rq.version import VERSION
 
@@ -128,6 +129,17 @@ def again(seconds: int) -> Retry:
 def asks_again(result: Any) -> bool:
     """Whether RQ would run a job again that returned this. Before 2.1 it is a result like any."""
     return isinstance(result, Retry) and _INSTALLED >= (2, 1)
+
+
+@contextmanager
+def at_work(job: Job) -> Iterator[None]:
+    """Make `rq.get_current_job()` return `job` inside the block."""
+    stack = getattr(rq_job, "_job_stack", None)  # before RQ had a context variable
+    token = rq_job._current_job.set(job) if stack is None else stack.push(job)
+    try:
+        yield
+    finally:
+        rq_job._current_job.reset(token) if stack is None else stack.pop()
 
 
 def forget_execution(worker: Any) -> None:
