@@ -11,7 +11,7 @@ from sqlalchemy import Boolean, ColumnElement, and_, bindparam, case, null, or_,
 
 from app.switchyard.crash import point
 from app.switchyard.logs import logger_of
-from app.switchyard.runs.models import VOID, AnyRow, Status, runs
+from app.switchyard.runs.models import ACCEPTED, VOID, AnyRow, Status, runs
 from app.switchyard.runs.models import RunRow as R
 from app.switchyard.runs.record import handed_over
 from app.switchyard.runs.store import SENT, RunStore, chunks
@@ -27,6 +27,7 @@ _HAND_OVER = (
     .where(R.status.in_([Status.PENDING, Status.WAITING]))
     .values(
         **VOID,
+        **ACCEPTED,
         backend=bindparam("to"),
         reason=Reason.HANDED_OVER.value,
         move_to=null(),

@@ -23,6 +23,7 @@ from sqlalchemy import (
     Text,
     UniqueConstraint,
     bindparam,
+    case,
     null,
     or_,
 )
@@ -180,6 +181,8 @@ NOT_SENT = "not sent: "
 """How the error of an open run begins whose backend refuses it."""
 IS_REFUSED = RunRow.error.startswith(NOT_SENT)
 """Whether its backend refuses the run, which is then sent less and less often."""
+ACCEPTED: dict[str, Any] = {"error": case((IS_REFUSED, null()), else_=RunRow.error)}
+"""Values of a run that a backend accepts, though one may have refused it before."""
 
 
 class StepRow(Base):

@@ -31,7 +31,7 @@ from app.switchyard.errors import (
 from app.switchyard.job import Catalogue, JobSpec
 from app.switchyard.logs import logger_of
 from app.switchyard.runs.backend import Backends, Message, Refused
-from app.switchyard.runs.models import NOT_SENT, AnyRow, Status, new_run_id, runs
+from app.switchyard.runs.models import ACCEPTED, NOT_SENT, AnyRow, Status, new_run_id, runs
 from app.switchyard.runs.models import RunRow as R
 from app.switchyard.text import plain, reason
 from flags import Decision, Reason, Stage
@@ -50,7 +50,7 @@ SENT = (R.id, R.job, R.backend, R.payload, R.epoch, R.sends, R.due_at, R.sent_re
 _SAVE_REF = (
     update(runs)
     .where(R.id == bindparam("run"), R.check_at.is_not(None), R.backend == bindparam("sent_to"))
-    .values(sent_ref=bindparam("ref"))
+    .values(**ACCEPTED, sent_ref=bindparam("ref"))
 )
 
 _SAVE_REFUSAL = (
