@@ -15,6 +15,8 @@ LONGEST_ERROR = 10_000
 """How many characters of an error are kept, since some contain all of their input."""
 LONGEST_REASON = 300
 SHORTEST_SECRET = 4
+LEVELS = 300
+"""How deep JSON is shown. A payload has at most 255 levels; Python gives up before 1,000."""
 _UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 _CONTROL = re.compile("[\0-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _USER_INFO = re.compile(r"(?<=://)[^\s/?#]*@")
@@ -102,11 +104,17 @@ def without_secrets(text: str) -> str:
     return _USER_INFO.sub("…@", text)
 
 
-def masked(value: Any) -> Any:
-    """JSON with the values of secret-sounding names hidden."""
-    if isinstance(value, dict):
-        return {k: _MASK if _SECRET.search(k) and v else masked(v) for k, v in value.items()}
-    return [masked(item) for item in value] if isinstance(value, list) else value
+def masked(value: Any, levels: int = LEVELS) -> Any:
+    """JSON with the values of secret-sounding names hidden, and without what is too deep."""
+    if not isinstance(value, dict | list):
+        return value
+    if not levels:
+        return "…"
+    if isinstance(value, list):
+        return [masked(item, levels - 1) for item in value]
+    return {
+        k: _MASK if _SECRET.search(k) and v else masked(v, levels - 1) for k, v in value.items()
+    }
 
 
 def answered(status: int) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import pytest
@@ -22,7 +23,8 @@ from app.switchyard.dispatch import dispatch
 from app.switchyard.errors import BadInput, NonRetriable, OutcomeUnknown, RetryAfter
 from app.switchyard.job import job
 from app.switchyard.runs.backend import Delivery, End
-from app.switchyard.text import hide, reason
+from app.switchyard.text import LEVELS, hide, reason
+from app.switchyard.words import pretty
 from flags import Side
 from tests.support.jobs import Name
 from tests.support.sides import Fixed, app_on, decide_by, environment, side
@@ -208,3 +210,11 @@ def test_a_real_redis_s_reasons_are_plain(redis: Redis) -> None:
     with pytest.raises(ResponseError) as failed:
         pipe.execute()
     assert reason(failed.value) == WRONG
+
+
+def test_of_json_that_is_too_deep_the_upper_levels_are_shown() -> None:
+    deep: Any = "end"
+    for _ in range(900):
+        deep = {"token": "", "a": [deep]}
+    assert (pretty(deep).count('"a"'), "…" in pretty(deep)) == (LEVELS // 2, True)
+    assert pretty({"token": "x", "a": [{"b": 1}]}).count("1") == 1
