@@ -99,32 +99,30 @@ def of_process() -> dict[str, Any]:
     }
 
 
+HOOKS = ("before_request_funcs", "after_request_funcs", "teardown_request_funcs")
+HOOKS += ("template_context_processors",)
+HOOKS_OF_NO_BLUEPRINT = ("teardown_appcontext_funcs", "shell_context_processors")
+OF_TEMPLATES = ("filters", "globals", "tests", "extensions")
+
+
 def of_app(app: Flask, db: SQLAlchemy) -> dict[str, Any]:
     with app.app_context():
         pool = db.engine.pool
     rules = {(str(rule), rule.endpoint) for rule in app.url_map.iter_rules()}
-    handlers = {
-        code: sorted(kind.__name__ for kind in kinds)
-        for code, kinds in app.error_handler_spec[None].items()
-    }
     return {
+        **{name: functions(getattr(app, name)) for name in HOOKS},
+        **{name: functions({"": getattr(app, name)}) for name in HOOKS_OF_NO_BLUEPRINT},
+        **{f"templates' {name}": sorted(getattr(app.jinja_env, name)) for name in OF_TEMPLATES},
         "config": {
-            name: value for name, value in app.config.items() if not name.startswith("SWITCHYARD_")
+            name: app.config[name] for name in app.config if not name.startswith("SWITCHYARD_")
         },
         "session": (type(app.session_interface), app.secret_key),
         "json": type(app.json),
         "logger": (app.logger.level, len(app.logger.handlers)),
-        "before": functions(app.before_request_funcs),
-        "after": functions(app.after_request_funcs),
-        "teardown": functions(app.teardown_request_funcs),
-        "teardown of contexts": functions({"": app.teardown_appcontext_funcs}),
-        "processors": functions(app.template_context_processors),
-        "shell": functions({"": app.shell_context_processors}),
-        "error handlers": handlers,
-        "filters": sorted(app.jinja_env.filters),
-        "globals": sorted(app.jinja_env.globals),
-        "tests": sorted(app.jinja_env.tests),
-        "extensions of templates": sorted(app.jinja_env.extensions),
+        "error handlers": {
+            code: sorted(kind.__name__ for kind in kinds)
+            for code, kinds in app.error_handler_spec[None].items()
+        },
         "commands": sorted(set(app.cli.commands) - {OWN}),
         "rules": sorted(rule for rule in rules if not rule[1].startswith(f"{OWN}_")),
         "blueprints": [name for name in app.blueprints if not name.startswith(f"{OWN}_")],
@@ -140,12 +138,7 @@ def both(tmp_path: Path) -> Iterator[tuple[Flask, Flask, dict[str, Any], dict[st
     of_app(*plain), of_app(*adopting)  # Flask makes some of it at its first use
     before = of_process()
     Switchyard(adopting[0], db=adopting[1], jobs=[jobs, old_jobs])
-    yield (
-        plain[0],
-        adopting[0],
-        before | of_app(*plain),
-        of_process() | of_app(*adopting),
-    )
+    yield plain[0], adopting[0], before | of_app(*plain), of_process() | of_app(*adopting)
     adopting[0].extensions[OWN].db.dispose()
     for app, db in (plain, adopting):
         with app.app_context():
@@ -165,12 +158,8 @@ def test_what_is_added_is_named(both: Any) -> None:
         str(r) for r in plain.url_map.iter_rules()
     }
     called = {rule for rule in rules if not rule.startswith("/switchyard/")}
-    assert called == {
-        "/api/inngest",
-        "/api/inngest/trigger",
-        "/api/qstash/deliver",
-        "/api/qstash/failed",
-    }
+    of_qstash = {"/api/qstash/deliver", "/api/qstash/failed"}
+    assert called == {"/api/inngest", "/api/inngest/trigger"} | of_qstash
     assert set(adopting.cli.commands) - set(plain.cli.commands) == {OWN}
     assert all(name.startswith("switchyard_") for name in LAYER.metadata.tables)
 
@@ -181,19 +170,11 @@ def test_the_host_answers_as_it_did(both: Any) -> None:
         app.config["PROPAGATE_EXCEPTIONS"] = False
         client = app.test_client()
         pages = [client.get(path) for path in ("/healthz", "/nowhere", "/broken")]
+        said = [(page.status_code, page.text, sorted(page.headers.keys())) for page in pages]
         cookie = client.get_cookie("shop")
         db = app.test_cli_runner().invoke(args=["db"]).output
-        answers.append(
-            (
-                [(p.status_code, p.text, sorted(p.headers.keys())) for p in pages],
-                cookie and cookie.path,
-                db,
-            )
-        )
+        answers.append((said, cookie and cookie.path, db))
     assert answers[0] == answers[1]
-    assert [text for _, text, _ in answers[1][0]] == [
-        "the host is well",
-        "the host's own 404",
-        "the host's own 500",
-    ]
-    assert answers[1][2] == "the host's own db\n"
+    said, _, db = answers[1]
+    own = ["the host is well", "the host's own 404", "the host's own 500"]
+    assert ([text for _, text, _ in said], db) == (own, "the host's own db\n")
