@@ -34,6 +34,7 @@ EVENT, SIGNING = "right-event-key", "abcd" * 8
 WRONG = {"event": "wrong-event-key", "signing": "ef01" * 8, "url": "http://127.0.0.1:1"}
 ASKED = ("send", "verify", "cancel", "ping", "functions")
 NOW = datetime.now(UTC)
+CHILD = load_jobs("tests.support.jobs")["child"]
 
 
 @pytest.fixture(scope="module")
@@ -60,8 +61,7 @@ def settings(
 
 def asks(made: Any) -> dict[str, Callable[[], object]]:
     backend = InngestBackend(made)
-    spec = load_jobs("tests.support.jobs")["child"]
-    message = Message("r", spec, "inngest", "{}", 1, 0, datetime.now(UTC), "01A")
+    message = Message("r", CHILD, "inngest", "{}", 1, 0, NOW, "01A")
     return {
         "send": lambda: backend.send([message]),
         "verify": lambda: send_harmless(made),
@@ -119,10 +119,9 @@ def test_the_sdk_has_no_key_that_the_settings_do_not_have(
 def test_an_event_that_it_refuses_holds_up_no_other(server: InngestStandIn, tmp_path: Path) -> None:
     """A reserved name is one that it refuses."""
     backend = InngestBackend(settings(tmp_path, server.url))
-    spec = load_jobs("tests.support.jobs")["child"]
-    bad = replace(spec, event="inngest/x")
+    bad = replace(CHILD, event="inngest/x")
     messages = [
-        Message(f"r{n}", bad if n in (0, 3, 4, 7) else spec, "inngest", "{}", 1, 0, NOW)
+        Message(f"r{n}", bad if n in (0, 3, 4, 7) else CHILD, "inngest", "{}", 1, 0, NOW)
         for n in range(8)
     ]
 
@@ -140,10 +139,9 @@ def test_a_payload_that_is_too_deep_stays_in_the_ledger(
     server: InngestStandIn, tmp_path: Path, depth: int, is_shown: bool
 ) -> None:
     """The SDK cannot send it, or cannot read the call with it: no job with it would ever run."""
-    spec = load_jobs("tests.support.jobs")["child"]
     payload = f'{{"name":"[","x":{"[" * depth}{"]" * depth}}}'
-    deep = Message(f"d{depth}", spec, "inngest", payload, 1, 0, NOW)
-    other = Message(f"o{depth}", spec, "inngest", '{"name":"n"}', 1, 0, NOW)
+    deep = Message(f"d{depth}", CHILD, "inngest", payload, 1, 0, NOW)
+    other = Message(f"o{depth}", CHILD, "inngest", '{"name":"n"}', 1, 0, NOW)
     sent = InngestBackend(settings(tmp_path, server.url)).send([deep, other])
     assert list(sent) == [deep.run_id, other.run_id]
     assert ("x" in _event(deep).data) == is_shown
@@ -165,13 +163,17 @@ OTHERS = [(200, "<p>"), (200, "{}"), (200, '{"ids": []}'), (302, "{}"), (404, "{
 IS_NOT = "is not Inngest: .*see that INNGEST_BASE_URL names"
 
 
+ANSWERS = [
+    *((what, 503, IN_TROUBLE, f"503: {WHY}") for what in ("send", "verify")),
+    *((what, *one, IS_NOT) for one in OTHERS for what in ("send", "verify", "functions")),
+    *(("cancel", 200, said, "not its own") for said in NO_STATES),
+]
+
+
 @pytest.mark.parametrize(
     ("what", "status", "said", "says"),
-    [
-        *((what, 503, IN_TROUBLE, f"503: {WHY}") for what in ("send", "verify")),
-        *((what, *one, IS_NOT) for one in OTHERS for what in ("send", "verify", "functions")),
-        *(("cancel", 200, said, "not its own") for said in NO_STATES),
-    ],
+    ANSWERS,
+    ids=[f"{what}-{status}-{said[:15]}" for what, status, said, _ in ANSWERS],
 )
 def test_an_answer_that_is_none_of_inngests_says_so(
     tmp_path: Path, what: str, status: int, said: str, says: str

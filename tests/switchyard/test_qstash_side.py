@@ -154,12 +154,10 @@ def test_what_is_no_callback_is_never_tried_again(alone: Side) -> None:
 
 def test_taken_back_where_it_goes_elsewhere(alone: Side) -> None:
     stays, gone = (alone.dispatch("child", {"name": uuid4().hex}, delay=60) for _ in range(2))
-    row = alone.row(gone.id)
-    spec = alone.runtime.catalogue["child"]
-    message = Message(gone.id, spec, "qstash", "{}", 1, 0, row.due_at, row.sent_ref)
-    backend = alone.runtime.store.backends["qstash"]
-    backend.cancel([message])
-    backend.cancel([message])
+    store = alone.runtime.store
+    sent = store.messages([alone.row(gone.id)])
+    for _ in range(2):
+        store.backends["qstash"].cancel(sent)
     assert [body["run"] for body in waiting(alone)] == [stays.id]
 
 
@@ -194,17 +192,16 @@ def test_not_configured_it_is_unavailable_and_nothing_is_lost(
     tmp_path: Path, redis_url: str, more: dict[str, str], says: str
 ) -> None:
     with no_worker(redis_url, tmp_path, **more) as side:
-        side.backend, runtime = "qstash", side.runtime
+        side.backend, store = "qstash", side.runtime.store
         run = side.dispatch("child", {"name": "x"})
         assert side.row(run.id).status == "pending"
-        backend = runtime.store.backends["qstash"]
+        backend = store.backends["qstash"]
         backend._paused_until = 0.0  # type: ignore[attr-defined]
-        spec = runtime.catalogue["child"]
-        message = Message(run.id, spec, "qstash", "{}", 1, 0, runtime.store.clock())
+        unsent = store.messages([side.row(run.id)])
         with pytest.raises(BackendUnavailable, match=says):
-            backend.send([message])
-        backend.cancel([message])  # it was never sent, so nobody is asked
-        assert hand_over(runtime.store, [run.id], "rq").moved == 1
+            backend.send(unsent)
+        backend.cancel(unsent)  # it was never sent, so nobody is asked
+        assert hand_over(store, [run.id], "rq").moved == 1
 
 
 def test_what_was_sent_before_a_limit_was_met_is_noted(
