@@ -99,8 +99,8 @@ def of_process() -> dict[str, Any]:
     }
 
 
-HOOKS = ("before_request_funcs", "after_request_funcs", "teardown_request_funcs")
-HOOKS += ("template_context_processors",)
+HOOKS = ["before_request_funcs", "after_request_funcs", "teardown_request_funcs"]
+HOOKS += ["template_context_processors"]
 HOOKS_OF_NO_BLUEPRINT = ("teardown_appcontext_funcs", "shell_context_processors")
 OF_TEMPLATES = ("filters", "globals", "tests", "extensions")
 
