@@ -204,13 +204,10 @@ class Queue(rq.Queue):
         """Put an RQ job in place of each run on which `job` depends: RQ considers a job that does
         not exist to be done."""
         for job_id in job._dependency_ids if _declared() else ():
-            if Job.exists(job_id, self.connection):
-                continue
-            run = find(job_id, self.connection, self.serializer)
-            if run is None:
-                continue
-            plain = rq.Queue(self.name, connection=self.connection, serializer=self.serializer)
-            enqueue_once(plain, DEPENDENCY, run.run_id, job_id=job_id)
+            run = None if Job.exists(job_id, self.connection) else find(job_id, self.connection)
+            if run is not None:
+                plain = rq.Queue(self.name, connection=self.connection, serializer=self.serializer)
+                enqueue_once(plain, DEPENDENCY, run.run_id, job_id=job_id)
 
 
 class job(decorators.job):

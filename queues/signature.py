@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from importlib.machinery import ModuleSpec, PathFinder
 from importlib.util import find_spec, resolve_name
 from inspect import Parameter, Signature
+from itertools import repeat
 from types import SimpleNamespace
 from typing import Any, get_type_hints
 
@@ -36,8 +37,10 @@ class Source:
         if spec is None or tree is None:
             raise SettingsError(f"no source of a module {module!r}")
         self.file = spec.origin or "?"
-        self._package = module if spec.submodule_search_locations else module.rpartition(".")[0]
-        self._tree = tree
+        package = module if spec.submodule_search_locations else module.rpartition(".")[0]
+        self._body = list(_flat(tree.body))
+        self._imports = imports_of(self._body, package)
+        """Includes imports made only for type checkers, which the namespace does not have."""
 
     def signature(self, name: str, namespace: Mapping[str, Any] | None = None) -> Signature:
         """The parameters of function `name`. A default that is not a literal is None.
@@ -52,14 +55,12 @@ class Source:
         defaults = [*[None] * (len(positional) - len(given.defaults)), *given.defaults]
         kinds: list[Any] = [Parameter.POSITIONAL_ONLY] * len(given.posonlyargs)
         kinds += [Parameter.POSITIONAL_OR_KEYWORD] * len(given.args)
-        rows: list[tuple[ast.arg, Any, ast.expr | None]]
-        rows = [*zip(positional, kinds, defaults, strict=True)]
-        rows += [(given.vararg, Parameter.VAR_POSITIONAL, None)] if given.vararg else []
-        rows += [
-            (argument, Parameter.KEYWORD_ONLY, default)
-            for argument, default in zip(given.kwonlyargs, given.kw_defaults, strict=True)
+        rows = [
+            *zip(positional, kinds, defaults, strict=True),
+            (given.vararg, Parameter.VAR_POSITIONAL, None),
+            *zip(given.kwonlyargs, repeat(Parameter.KEYWORD_ONLY), given.kw_defaults),
+            (given.kwarg, Parameter.VAR_KEYWORD, None),
         ]
-        rows += [(given.kwarg, Parameter.VAR_KEYWORD, None)] if given.kwarg else []
         return Signature(
             [
                 Parameter(
@@ -69,15 +70,16 @@ class Source:
                     annotation=_type(argument.annotation, names, namespace or {}),
                 )
                 for argument, kind, default in rows
+                if argument is not None
             ]
         )
 
     def _function(self, name: str) -> _Function:
-        functions = [node for node in _flat(self._tree.body) if isinstance(node, _Function)]
+        functions = [node for node in self._body if isinstance(node, _Function)]
         found = [node for node in functions if node.name == name]
         if found:
             return found[-1]
-        module, _, attribute = self._imports().get(name, "").partition(":")
+        module, _, attribute = self._imports.get(name, "").partition(":")
         if attribute:
             at = f"{module}.{attribute}"
             raise SettingsError(f"{self.module}.{name} is defined as {at}: adopt that")
@@ -86,20 +88,15 @@ class Source:
 
     def _names(self, namespace: Mapping[str, Any] | None) -> Mapping[str, str | None]:
         """What the module's names stand for. Without its namespace, its own names are None."""
-        imports = self._imports()
         if namespace is not None:
-            return imports
-        own = {node.name for node in _flat(self._tree.body) if isinstance(node, ast.ClassDef)}
+            return self._imports
+        own = {node.name for node in self._body if isinstance(node, ast.ClassDef)}
         foreign = {
             name
-            for name, path in imports.items()
+            for name, path in self._imports.items()
             if re.split("[.:]", path)[0] not in sys.stdlib_module_names
         }
-        return imports | dict.fromkeys(own | foreign)
-
-    def _imports(self) -> dict[str, str]:
-        """Includes imports made only for type checkers, which the namespace does not have."""
-        return imports_of(_flat(self._tree.body), self._package)
+        return self._imports | dict.fromkeys(own | foreign)
 
 
 def imports_of(nodes: Iterable[ast.AST], package: str) -> dict[str, str]:

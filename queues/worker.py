@@ -231,15 +231,14 @@ class Worker(ForkingWorker):
             if job.run is not None:
                 with self._outlived():
                     self._do_runs(job, job.run, queue)
-                return
-            if job.in_process:
+            elif job.in_process:
                 _simple.execute_job(self, job, queue)
-                return
-            self._forked = True
-            try:
-                super().execute_job(job, queue)
-            finally:
-                self._forked = False
+            else:
+                self._forked = True
+                try:
+                    super().execute_job(job, queue)
+                finally:
+                    self._forked = False
 
     def _do_runs(self, job: Job, first: Sent, queue: Queue) -> None:
         began = time.monotonic()
