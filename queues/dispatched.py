@@ -275,7 +275,7 @@ def as_run(job: RQJob) -> RQJob:
 def find(job_id: str, connection: Redis | None, serializer: Any = None) -> DispatchedJob | None:
     """The dispatched job with this id: its run's, or the job_id with which it was enqueued."""
     runtime = process_runtime()
-    declared = {spec.name: (path, spec) for path, spec in runtime.catalogue.legacy().items()}
+    declared = {spec.name: (path, spec) for path, spec in runtime.catalogue.legacy.items()}
     if not declared:
         return None
     chosen = select(R.__table__).where(R.job.in_(declared))

@@ -220,7 +220,7 @@ class job(decorators.job):
 
 
 def _declared() -> Mapping[str, JobSpec]:
-    return process_runtime().catalogue.legacy()
+    return process_runtime().catalogue.legacy
 
 
 def _path(instance: object, function: str) -> str:

@@ -200,106 +200,89 @@ class JobSpec(job[Any]):
 
     def occurrence_after(self, moment: datetime) -> datetime:
         """The next scheduled time after `moment`, UTC. Raises SettingsError without a schedule."""
-        if self.schedule is None:
-            raise SettingsError(f"job {self.name!r} has no schedule")
-        found: datetime = croniter(self.schedule, moment.astimezone(UTC)).get_next(datetime)
+        found: datetime = self._times(moment).get_next(datetime)
         return found
 
     def occurrence_at(self, moment: datetime) -> datetime:
-        """The latest scheduled time at or before `moment` (plus a clock's small lead), UTC."""
-        if self.schedule is None:
-            raise SettingsError(f"job {self.name!r} has no schedule")
-        lead = moment.astimezone(UTC) + CLOCK_LEAD
-        found: datetime = croniter(self.schedule, lead + _TINY).get_prev(datetime)
+        """The latest scheduled time at or before `moment` (plus a clock's small lead), UTC. Raises
+        SettingsError without a schedule."""
+        found: datetime = self._times(moment + CLOCK_LEAD + _TINY).get_prev(datetime)
         return found
 
+    def _times(self, moment: datetime) -> croniter:
+        if self.schedule is None:
+            raise SettingsError(f"job {self.name!r} has no schedule")
+        return croniter(self.schedule, moment.astimezone(UTC))
 
-class Catalogue(Mapping[str, JobSpec]):
-    """Jobs by name, in the order of their declaration."""
+    def misfits(self) -> Iterator[str]:
+        """What is unsound about the declaration."""
+        if not _NAME.fullmatch(self.name) or self.name == RESERVED:
+            yield (
+                f"a name has at most 100 letters, digits, '.', '_' and '-', and is not {RESERVED}"
+            )
+        if not _EVENT.fullmatch(self.event):
+            yield (
+                f"event {self.event[:80]!a}: an event has at most 200 characters, no space, control"
+                " character or '*', and no 'inngest/' before it"
+            )
+        try:
+            _ = self.schedule is None or portable(self.schedule)
+        except ValueError as misfit:
+            yield f"schedule {self.schedule!r} {misfit}"
+        if self.attempts < 1 or len(self.gaps) < 1 or self.serverless not in SERVERLESS:
+            yield "attempts, gaps or serverless side unsound"
+        if not isinstance(self.timeout, int | float) or not 1 <= self.timeout < inf:
+            yield f"timeout {self.timeout!r} is not a number of seconds, 1 or more"
+        if self.concurrency is not None and self.concurrency < 1:
+            yield f"concurrency {self.concurrency} lets none run"
+
+
+class Catalogue(dict[str, JobSpec]):
+    """Jobs by name, in the order of their declaration. The ledger may have jobs that it lacks."""
 
     def __init__(self) -> None:
-        self._jobs: dict[str, JobSpec] = {}
-        self._legacy: dict[str, JobSpec] = {}
+        super().__init__()
+        self.legacy: dict[str, JobSpec] = {}
+        """The jobs that replaced functions, by the functions' dotted paths."""
         self.caps: dict[str, int] = {}
         """The concurrency caps, by job, of those that have one."""
 
-    def __getitem__(self, name: str) -> JobSpec:
-        try:
-            return self._jobs[name]
-        except KeyError:
-            hint, names = did_you_mean(name, self._jobs), ", ".join(self._jobs)
-            raise UnknownJob(f"no job {name!r}{hint}; there are: {names}") from None
-
-    def get(self, name: str, default: Any = None, /) -> Any:
-        """The job, or `default`. The ledger may have jobs that this code no longer knows."""
-        return self._jobs.get(name, default)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._jobs)
-
-    def __len__(self) -> int:
-        return len(self._jobs)
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._jobs
+    def __missing__(self, name: str) -> JobSpec:
+        hint = did_you_mean(name, self)
+        raise UnknownJob(f"no job {name!r}{hint}; there are: {', '.join(self)}")
 
     def by_event(self, event: str) -> JobSpec:
         """The job that `event` starts. Raises UnknownJob."""
-        for spec in self._jobs.values():
+        for spec in self.values():
             if spec.event == event:
                 return spec
-        events = [spec.event for spec in self._jobs.values()]
+        events = [spec.event for spec in self.values()]
         hint = did_you_mean(event, events)
         raise UnknownJob(f"no job for event {event!r}{hint}; there are: {', '.join(events)}")
 
-    def legacy(self) -> Mapping[str, JobSpec]:
-        """The jobs that replaced functions, by the functions' dotted paths."""
-        return self._legacy
-
     def add(self, spec: JobSpec) -> None:
         """Declare a job. Raises SettingsError where it is unsound or its name or event is taken."""
-        known = self._jobs.get(spec.name)
+        known = self.get(spec.name)
         if known is not None and known.origin != spec.origin:
             raise SettingsError(
                 f"job {spec.name!r} is declared as {known.origin} and {spec.origin}: "
                 "give one of them another name"
             )
-        for other in self._jobs.values():
+        for other in self.values():
             if other.event == spec.event and other.name != spec.name:
                 raise SettingsError(
                     f"event {spec.event!r} starts both {other.name} and {spec.name}"
                 )
-        if not _NAME.fullmatch(spec.name) or spec.name == RESERVED:
-            raise SettingsError(
-                f"job {spec.name!r}: a name has at most 100 letters, digits, '.', '_' and '-',"
-                f" and is not {RESERVED}"
-            )
-        if not _EVENT.fullmatch(spec.event):
-            raise SettingsError(
-                f"job {spec.name!r}: event {spec.event[:80]!a}: an event has at most 200"
-                " characters, no space, control character or '*', and no 'inngest/' before it"
-            )
-        try:
-            _ = spec.schedule is None or portable(spec.schedule)
-        except ValueError as misfit:
-            said = f"job {spec.name!r}: schedule {spec.schedule!r} {misfit}"
-            raise SettingsError(said) from None
-        if spec.attempts < 1 or len(spec.gaps) < 1 or spec.serverless not in SERVERLESS:
-            raise SettingsError(f"job {spec.name!r}: attempts, gaps or serverless side unsound")
-        if not isinstance(spec.timeout, int | float) or not 1 <= spec.timeout < inf:
-            raise SettingsError(
-                f"job {spec.name!r}: timeout {spec.timeout!r} is not a number of seconds, 1 or more"
-            )
-        if spec.concurrency is not None and spec.concurrency < 1:
-            raise SettingsError(f"job {spec.name!r}: concurrency {spec.concurrency} lets none run")
+        for misfit in spec.misfits():
+            raise SettingsError(f"job {spec.name!r}: {misfit}")
         if spec.legacy is not None:
-            other = self._legacy.setdefault(spec.legacy.function, spec)
+            other = self.legacy.get(spec.legacy.function, spec)
             if other.name != spec.name:
                 raise SettingsError(
                     f"{spec.legacy.function} is in the place of both {other.name} and {spec.name}"
                 )
-            self._legacy[spec.legacy.function] = spec
-        self._jobs[spec.name] = spec
+            self.legacy[spec.legacy.function] = spec
+        self[spec.name] = spec
         self.caps.pop(spec.name, None)
         if spec.concurrency is not None:
             self.caps[spec.name] = spec.concurrency

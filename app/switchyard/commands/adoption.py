@@ -81,7 +81,7 @@ def adoption_of(runtime: Runtime, source: Path, sides: tuple[str, ...]) -> dict[
     for function, queue in waiting:
         task = sources.task(function)
         task.queue = task.queue or (None if queue == RQ_SCHEDULER else queue)
-    declared = runtime.catalogue.legacy()
+    declared = runtime.catalogue.legacy
     tasks = [task for path, task in sorted(sources.tasks.items()) if path not in declared]
     taken = [*sources.tasks, *(name.replace("-", "_") for name in runtime.catalogue)]
     return {
@@ -320,7 +320,7 @@ def _queue(runtime: Runtime, queue: QueueInventory) -> dict[str, Any]:
 
 def bypassed(runtime: Runtime, function: str) -> str | None:
     """The job whose flag and ledger an RQ job of this function bypasses."""
-    spec = runtime.catalogue.legacy().get(function)
+    spec = runtime.catalogue.legacy.get(function)
     return None if spec is None else spec.name
 
 
