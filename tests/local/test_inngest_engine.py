@@ -187,7 +187,7 @@ def test_after_an_app_that_cannot_be_reached_it_waits_longer() -> None:
 
 
 def test_a_restart_keeps_the_history_and_loses_the_queue(tmp_path: Path) -> None:
-    """As the real one without Redis."""
+    """A real server without Redis does the same."""
     file = str(tmp_path / "inngest.db")
     history = History(file)
     engine = Engine(history=history)

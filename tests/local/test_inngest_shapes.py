@@ -103,6 +103,6 @@ def test_a_cron_that_the_real_server_takes(cron: str) -> None:
     ],
 )
 def test_a_cron_that_the_real_server_refuses(cron: str) -> None:
-    """It would fail the sync of all functions."""
+    """One such cron fails the sync of all functions."""
     with pytest.raises(ValueError, match="invalid cron"):
         parse_registration(a_registration(triggers=[{"cron": cron}]))

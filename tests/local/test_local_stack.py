@@ -42,7 +42,7 @@ GUIDE = {"name": "payout.scheduled", "data": {"payoutDate": "2025-01-15", "dayOf
 
 
 def all_gone(processes: list[psutil.Process]) -> None:
-    """Wait until all have ended; what PID 1 has yet to bury counts as that."""
+    """Wait until all processes have ended. A zombie that PID 1 has not reaped has ended."""
 
     def alive(process: psutil.Process) -> bool:
         try:
@@ -74,7 +74,7 @@ def running(folder: Path, **environ: str) -> Iterator[subprocess.Popen[str]]:
 
 @pytest.mark.minutes
 def test_works_restarts_and_leaves_nothing(tmp_path: Path) -> None:
-    """SIGTERM is heard as SIGINT is: see test_procfile."""
+    """test_procfile ends processes by SIGTERM."""
     port = free_port()
     with running(tmp_path / "var", PORT=str(port)) as process:
         assert process.stdout is not None
@@ -112,7 +112,7 @@ def test_works_restarts_and_leaves_nothing(tmp_path: Path) -> None:
 
 
 def part(family: psutil.Process, word: str) -> Any:
-    """The part of whose command a word begins so, if it is there."""
+    """The running part with a word of its command that begins with `word`, or None."""
     for child in family.children():
         with suppress(psutil.NoSuchProcess):
             if child.status() != psutil.STATUS_ZOMBIE and any(

@@ -39,7 +39,7 @@ Post = Callable[[dict[str, str | None]], int]
 
 @pytest.fixture(params=["inngest", "qstash", "stripe-own", "stripe"])
 def door(request: pytest.FixtureRequest) -> Iterator[tuple[Post, str]]:
-    """POSTs that a stand-in acts on, with these headers besides; and their content type."""
+    """Sends a POST that a stand-in acts on, with more headers; and the POST's content type."""
     with ExitStack() as stack:
         stripe = stack.enter_context(StripeStandIn())
         stripe.admin("POST accounts", b'{"accounts": [{"id": "acct_1"}]}')

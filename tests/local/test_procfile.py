@@ -22,7 +22,7 @@ from tests.support.waiting import PATIENCE_SECONDS, until
 
 
 def given(folder: Path, redis_url: str) -> dict[str, str]:
-    """All a process is given; HOME is a fresh one, so that nothing is found there."""
+    """The whole environment of a process. HOME is empty, so that nothing comes from there."""
     return {
         "PATH": os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"])),
         "HOME": str(folder),
@@ -35,7 +35,7 @@ def given(folder: Path, redis_url: str) -> dict[str, str]:
 
 @pytest.fixture
 def environ(tmp_path: Path, redis_url: str) -> dict[str, str]:
-    """With a database that has its tables."""
+    """The same, with a database that has its tables."""
     made = given(tmp_path, redis_url)
     db = Database(made["DATABASE_URL"])
     create_all(db.engine)
@@ -56,14 +56,14 @@ def start(name: str, environ: dict[str, str], log: Path) -> subprocess.Popen[byt
 
 
 def listening(redis_url: str, pid: int) -> bool:
-    """Signing in is not enough: RQ takes signals only after it."""
+    """Whether the worker waits for jobs: RQ takes signals only then."""
     with Redis.from_url(redis_url) as client:
         keys = client.smembers(REDIS_WORKER_KEYS)
         return [str(pid).encode(), b"idle"] in [client.hmget(key, "pid", "state") for key in keys]
 
 
 def left_of(session: int) -> list[psutil.Process]:
-    """What still runs of the session a process was the leader of."""
+    """The processes that still run in the session that a process led."""
     found = []
     for process in psutil.process_iter():
         try:
@@ -92,7 +92,7 @@ def test_release_makes_the_tables(tmp_path: Path, redis_url: str) -> None:
 def test_starts_alone_and_ends_at_sigterm(
     name: str, environ: dict[str, str], tmp_path: Path
 ) -> None:
-    """As the web process does in test_slow_clients."""
+    """test_slow_clients does the same with the web process."""
     log = tmp_path / f"{name}.log"
     process = start(name, environ, log)
     up: dict[str, Callable[[], bool]] = {

@@ -23,7 +23,7 @@ from tests.support.waiting import until
 
 
 class Destination:
-    """What is called: it notes each call, and answers as it is to."""
+    """The URL that is called. It records each call, and gives the answers that it is told to."""
 
     def __init__(self) -> None:
         self.calls: list[Any] = []

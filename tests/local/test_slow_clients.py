@@ -30,7 +30,7 @@ SLOW_CALLS = 40
 
 @pytest.fixture
 def web(tmp_path: Path) -> Iterator[str]:
-    """Its address; it runs the jobs of the tests."""
+    """The address of a web process that runs the tests' jobs."""
     environ = given(tmp_path, "unix:///nowhere")
     environ |= {"SWITCHYARD_JOBS": "tests.support.jobs", "LOG_LEVEL": "ERROR"}
     runtime = fresh(environ, [MemoryBackend("inngest")])

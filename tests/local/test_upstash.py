@@ -58,7 +58,7 @@ def test_the_largest_value_there_may_be_is_kept(kit: Kit) -> None:
 
 
 def test_a_connection_is_kept_through_a_quiet_minute(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Opening one to a distant server takes longer than a caller waits for the cache."""
+    """To open one to a distant server takes longer than a caller waits for the cache."""
     ports: list[str] = []
 
     @Request.application

@@ -1,4 +1,4 @@
-"""What several of the platform's tests start from."""
+"""The fixtures that several of the platform's tests share."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["anywhere", "platform"]
 
 @pytest.fixture
 def db(database_url: str) -> Iterator[Database]:
-    """Empty, with all tables."""
+    """An empty database with all tables, on each kind."""
     with opened(database_url) as db:
         yield db
 

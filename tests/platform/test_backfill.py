@@ -1,4 +1,4 @@
-"""`earnings backfill`: interrupted it goes on, and every day is done once."""
+"""`earnings backfill` continues after an interruption, and does every day once."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def command(url: str, since: str, until: str) -> tuple[list[str], dict[str, str]
 
 
 def test_on_a_terminal_it_is_interrupted_and_goes_on(tmp_path: Path) -> None:
-    """With a bar on the terminal and none in a pipe."""
+    """It shows a bar on a terminal and none in a pipe."""
     url = f"sqlite:///{tmp_path / 'x.db'}"
     months = Months(url, tmp_path)
     months.creator("ana")

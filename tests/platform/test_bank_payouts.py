@@ -129,7 +129,7 @@ def test_a_payouts_money_and_its_way_are_pinned(anywhere: Platform) -> None:
 
 
 def test_an_earlier_one_that_came_back_is_not_taken_for_a_later_one(platform: Platform) -> None:
-    """Past its window the second attempt is looked up, and the first one's payout is there too."""
+    """The second attempt is looked up after its window, and the list has the first one's payout."""
     platform.creator()
     platform.fault("bank_fails")
     platform.paid()

@@ -27,7 +27,7 @@ def results(platform: Platform) -> list[dict[str, Any]]:
 
 
 def errors(platform: Platform) -> list[str | None]:
-    """Of each event what a person must look at."""
+    """For each event, what a person must look at."""
     return [result["error"] for result in results(platform)]
 
 
@@ -55,7 +55,7 @@ def test_a_word_of_one_that_is_being_recorded_waits_for_the_record(platform: Pla
 
 
 def test_from_the_bank_to_the_books_by_stripes_own_sender(platform: Platform) -> None:
-    """Over HTTP, and one of them doubled and late."""
+    """The events come over HTTP, one of them twice more and late."""
     platform.creator()
     with serve_in_thread(platform.app) as url:
         platform.stand.sender.aim(url + HOOK, SECRET, ["payout.paid", "payout.failed"])

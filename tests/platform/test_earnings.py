@@ -72,7 +72,7 @@ def test_each_is_written_and_posted_at_once(db: Database) -> None:
 
 
 def foreign(number: int) -> dict[str, Any]:
-    """Not posted yet."""
+    """An earning that is not posted yet."""
     when = NOW - timedelta(days=number)
     sale = replace(SALE, id=f"f{number}", gross=100, fee=20, occurred_at=when)
     return {**asdict(sale), "kind": EarningKind.EARNING}

@@ -150,7 +150,7 @@ class Calls:
         return _bytes(self.mutated(value, luck)).replace(b"RUN", self.run.encode())
 
     def mutated(self, value: Any, luck: random.Random) -> Any:
-        """The value with some of what is in it something else."""
+        """The value, with some of its parts replaced."""
         if luck.random() < 0.12:
             deep: Any = self.word(luck)
             for _ in range(luck.choice([1, 2, 300])):
@@ -210,7 +210,7 @@ def test_no_call_makes_a_5xx(calls: Calls) -> None:
 
 
 def expected(route: str, answer: Any) -> bool:
-    """Whether it says that a service is not to be reached, or that a call is to come again."""
+    """Whether it says that a service cannot be reached, or that the call must be repeated."""
     if route == "/readyz":
         return True
     if route == "/api/inngest" and "x-inngest-no-retry" in answer.headers:

@@ -54,7 +54,7 @@ def test_each_answer_has_its_outcome(
 def test_no_answer_may_be_tried_again(
     receiver: Receiver, how: str, says: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is not waited for, either; and nobody may be listening at all."""
+    """The server is late, hangs up, or does not exist."""
     if how == "late":
         monkeypatch.setattr(hooks, "TIMEOUT_SECONDS", 0.3)
         receiver.release.clear()

@@ -162,7 +162,7 @@ def test_the_same_twice_makes_no_doubles(world: World) -> None:
 
 
 def spelled(separator: str, comma: bool, *lines: str) -> str:
-    """As a spreadsheet of another country saves it."""
+    """The lines as a spreadsheet of another country saves them."""
     rows = [line.split(",") for line in (ITEMIZED, *lines)]
     decimal = re.compile(r"(-?[0-9]+)\.([0-9]+)")
     if comma:

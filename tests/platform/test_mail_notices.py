@@ -1,5 +1,4 @@
-"""What creators are sent by mail: in the transaction of what happened, once, and by a link that
-opens one statement."""
+"""Creators get one mail for what happened, and a link that opens one statement."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The mailer against a real SMTP server: what arrives, and what each failure is."""
+"""The mailer sends to a real SMTP server, and each failure has its outcome."""
 
 from __future__ import annotations
 

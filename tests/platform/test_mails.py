@@ -1,4 +1,4 @@
-"""send-email: one mail, at most once; what is refused, and what nobody knows."""
+"""`send-email` sends a mail at most once. A refusal and an unknown outcome are on record."""
 
 from __future__ import annotations
 

@@ -93,7 +93,7 @@ def test_the_common_formats(name: str) -> None:
 
 @pytest.mark.parametrize("major", [b"avis", b"mif1", b"msf1", b"miaf", b"MA1B"])
 def test_an_avif_is_known_by_any_of_its_brands(major: bytes) -> None:
-    """Behind the major one are avif itself, or a profile of it alone."""
+    """The compatible brands have avif itself, or only one of its profiles."""
     _, data = GOOD["avif"]
     for brands in (data[12:32], data[12:32].replace(b"avif", b"MA1B")):
         image, _, _ = drawn(data[:8] + major + brands + data[32:])
@@ -154,7 +154,7 @@ def levels(bits: int) -> tuple[int, int, int]:
 
 
 def halves(colour: int, bits: int, *, key: bool) -> bytes:
-    """A PNG, its left half dark and its right half light; `key`: one looks through the light."""
+    """A PNG whose left half is dark and whose right half is light, or with `key` transparent."""
     dark, light, white = levels(bits)
     channels = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[colour]
     alpha = [white] if colour in (4, 6) else []

@@ -41,7 +41,7 @@ PHOTO = photo(6)
 
 @pytest.fixture
 def storage(tmp_path: Path) -> Path:
-    """With a photo in it."""
+    """A storage with a photo in it."""
     folder = tmp_path / "site" / "storage"
     (folder / "up").mkdir(parents=True)
     (folder / "up" / "a.jpg").write_bytes(PHOTO)

@@ -1,4 +1,4 @@
-"""A decoder has so much memory, time and room, and nothing of ours."""
+"""A decoder has limits of memory, time and space, and gets nothing of ours."""
 
 from __future__ import annotations
 

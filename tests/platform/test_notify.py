@@ -53,7 +53,7 @@ WELL = REPORT | {"failures": [], "failureCount": 0, "leftOut": {}, "waitingForFu
 
 
 def reporting(folder: Path, **settings: Any) -> Platform:
-    """To its admin, as far as the settings say."""
+    """A platform that notifies its admin where the settings name one."""
     made = Platform(f"sqlite:///{folder / 'test.db'}", **settings)
     made.creator()
     return made

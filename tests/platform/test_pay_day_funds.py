@@ -1,4 +1,4 @@
-"""A pay day with too little on the platform's balance: it waits, and a top-up lets it go on."""
+"""A pay day with too little on the platform's balance waits, and a top-up lets it continue."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LANDED = {("landed", None)}
 
 
 def creators(platform: Platform, *owed: int, currency: str = "usd") -> None:
-    """Creators c0, c1, … of whose money nothing is at Stripe yet."""
+    """Creators usd0, usd1, … whose money is not at Stripe yet."""
     for number, amount in enumerate(owed):
         platform.creator(f"{currency}{number}", amount, funded=False, currency=currency)
 

@@ -114,7 +114,7 @@ def test_payloads_that_cannot_be_paid_are_refused_at_the_door(platform: Platform
 
 
 def test_a_new_500_is_no_replay_however_late_it_comes(platform: Platform) -> None:
-    """What Stripe just failed at may still take effect: its list cannot say no yet."""
+    """A call that Stripe failed at just now may still take effect: its list proves nothing yet."""
     platform.creator()
     lost, broken = StripeUnknownOutcome("lost"), StripeUnknownOutcome("broken")
     keys = platform.failing((False, lost), (False, broken))

@@ -1,4 +1,4 @@
-"""The jobs around paying: failed payouts tried again, creators' accounts brought up to date.
+"""The jobs around paying retry failed payouts, and bring creators' accounts up to date.
 
 Every retry ends with Platform.check(): the books hold and nobody was paid twice.
 """
@@ -138,7 +138,7 @@ def test_an_account_stripe_does_not_know_is_disabled(platform: Platform, code: s
 
 @pytest.mark.parametrize("account", ["", "a/b"])
 def test_what_is_no_id_of_stripe_s_is_no_other_call(platform: Platform, account: str) -> None:
-    """In a URL it would be another path, whose refusal ended the update of all accounts."""
+    """In a URL it is another path, and the refusal of that one ended the update of all accounts."""
     platform.creator()
     with platform.db.begin() as tx:
         tx.execute(insert(Creator), [a_creator("eve", stripe_account_id=account)])

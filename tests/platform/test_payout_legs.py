@@ -1,4 +1,4 @@
-"""What holds for both legs of a payout: one effect, whatever becomes of the call and its answer."""
+"""Each leg of a payout has one effect, whatever happens to the call and its answer."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Leg:
     after: tuple[str, ...] = ()
 
     def keys(self, *numbers: int) -> list[str]:
-        """Of all calls, where this leg's had these numbers."""
+        """The keys of all calls, where this leg's attempts had these numbers."""
         return [*self.before, *(f"{self.key}-{n}" for n in numbers), *self.after]
 
     def tried(self, *outcomes: tuple[str, str | None]) -> list[tuple[str, str, str | None]]:
@@ -79,7 +79,7 @@ def refused(platform: Platform, leg: Leg) -> None:
 
 
 def paid_once(platform: Platform, leg: Leg, *outcomes: tuple[str, str | None]) -> None:
-    """This leg was tried so, and in the end everything happened once."""
+    """Assert that this leg had these attempts, and that everything happened once."""
     assert platform.attempts(leg.name) == leg.tried(*outcomes)
     assert platform.statuses() == ["in_transit"]
     assert len(platform.transfers()) == len(platform.banks()) == 1

@@ -250,7 +250,7 @@ def test_what_is_paid_meanwhile_is_no_difference(platform: Platform) -> None:
     inner = platform.runtime.engine.gateways.stripe
 
     class Slow:
-        """Each kind of call takes so long that a payout is made in it."""
+        """A gateway whose first call of each kind takes so long that a payout is made meanwhile."""
 
         def __init__(self) -> None:
             self.met: list[str] = []

@@ -80,7 +80,7 @@ def act(tx: Connection, random: Random, name: str) -> None:
 
 
 def reckoned(rows: list[Any]) -> tuple[Sums, Sums, Sums, Sums]:
-    """Days, months, lifetimes and the platform's days, one row after the other."""
+    """Sum up days, months, lifetimes and the platform's days, row by row."""
     sums: list[dict[Any, list[int]]] = [{}, {}, {}, {}]
     creators: dict[Any, set[str]] = {}
     for row in rows:
@@ -109,7 +109,7 @@ def stored(tx: Connection, table: Any, *keys: str) -> Sums:
 
 
 def agree(tx: Connection) -> None:
-    """All sums are what the rows say, with no day dirty."""
+    """Assert that all sums are those of the rows, and that no day is dirty."""
     assert tx.scalar(select(dirty_days.c.day)) is None
     by_day, by_month, life, platform = reckoned(list(tx.execute(select(Earning))))
     assert stored(tx, daily, "day", *WHO) == by_day

@@ -128,8 +128,8 @@ def test_a_month_without_anything() -> None:
 
 
 def test_hundreds_of_lines_in_several_currencies() -> None:
-    """Amounts as large as they get, long ids and a name of 200 letters: all inside the margins,
-    every line there once, and the columns named on every page."""
+    """The largest amounts, long ids and a name of 200 letters stay inside the margins; every line
+    is there once, and every page names its columns."""
     codes = ("eur", "jpy", "kwd", "usd")
     most = 999_999_999_999
     document = made(
@@ -165,7 +165,7 @@ def test_the_widest_ids_and_sums_have_room() -> None:
 
 
 def test_names_in_any_script() -> None:
-    """Glyphs for a name's letters are there: none of them is the sign of a missing one."""
+    """Every letter of a name has a glyph, and none is the sign of a missing one."""
     document = made("Ana", currency("usd", 1))
     (tips,) = document["currencies"][0]["sources"]
     document["currencies"][0]["sources"] = [tips | {"source": name} for name in NAMES.values()]

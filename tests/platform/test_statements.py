@@ -1,4 +1,4 @@
-"""The figures of a statement over both databases: they are the ledger's."""
+"""A statement's figures are the ledger's, on both databases."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Statements kept, over both databases: files stay, again is the same, what is late comes next."""
+"""Statements are final, on both databases: a repeat changes nothing, and late entries come next."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ HALF_YEAR = [date(2025, month, 1) for month in range(1, 9)]
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The page itself is tested elsewhere."""
+    """Make no real page: test_statement_document does."""
     monkeypatch.setattr(pdf, "made", lambda document: f"%PDF-{document['id']}".encode())
 
 
@@ -113,7 +113,7 @@ def test_two_that_make_the_same_at_once_do_not_overwrite_each_other(months: Mont
     months.sale("s1", 500, "2025-01-05")
 
     def other_first() -> datetime:
-        """Another one is done while this one stores its files."""
+        """Another run ends while this one stores its files."""
         if not kept(months):
             months.now = now  # type: ignore[method-assign]
             stated(months, JANUARY)

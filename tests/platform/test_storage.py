@@ -1,4 +1,4 @@
-"""The storage: a folder, and a bucket over real HTTP, held to the same rules."""
+"""A folder and a bucket over real HTTP keep the same rules."""
 
 from __future__ import annotations
 

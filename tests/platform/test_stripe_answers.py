@@ -24,7 +24,7 @@ from tests.support.wire import answering
 
 
 def raw(status: str, body: str, length: int | None = None) -> bytes:
-    """The whole answer; all of it where no greater `length` is said."""
+    """The answer's bytes. A greater `length` makes it an answer that is cut short."""
     head = f"HTTP/1.1 {status}\r\nLocation: /elsewhere\r\nContent-Length: {length or len(body)}"
     return f"{head}\r\n\r\n{body}".encode()
 

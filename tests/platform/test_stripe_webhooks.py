@@ -49,7 +49,7 @@ def sent(platform: Platform, **change: Any) -> Any:
 
 
 def mounted(platform: Platform, runtime: Runtime) -> None:
-    """The endpoints again, on another runtime."""
+    """Mount the endpoints on another runtime."""
     platform.app = Flask("another")
     mount(platform.app, runtime)
 
@@ -177,7 +177,7 @@ def test_what_is_not_stripes_is_refused_and_leaves_nothing(
 
 
 def test_either_endpoint_s_secret_will_do(platform: Platform) -> None:
-    """Stripe has one endpoint for the platform's events and one for its accounts', each its own."""
+    """Stripe has an endpoint for the platform and one for its accounts, each with a secret."""
     both = SecretStr(f"whsec_of_the_accounts, {SECRET},")
     with_secret(platform, both)
     for n, secret in enumerate((SECRET, "whsec_of_the_accounts")):
@@ -198,7 +198,7 @@ def test_without_a_secret_the_webhook_is_off(platform: Platform) -> None:
 
 
 def test_a_live_platform_does_not_act_on_test_mode(platform: Platform) -> None:
-    """Its Connect endpoint is sent test events too; asked for with a live key, nothing is there."""
+    """Its Connect endpoint also gets test events, whose objects a live key cannot see."""
     for n, (key, livemode, acted_on) in enumerate(
         (
             ("sk_live_webhooks", False, False),

@@ -166,7 +166,7 @@ def test_what_is_not_the_sources_is_refused_logged_and_not_kept(
 def test_a_false_signature_costs_no_memory_whatever_the_body(
     platform: Platform, source: str
 ) -> None:
-    """S1, for the doors of the platform's own."""
+    """S1, for the platform's own endpoints."""
     stripe_header = f"t={int(START.timestamp())},v1={'0' * 64}"
     headers, body = {**signed(b"another"), "Stripe-Signature": stripe_header}, b" " * MAX_BYTES
     platform.post(source, headers)
