@@ -25,8 +25,8 @@ from tests.support.wire import answering
 
 def raw(status: str, body: str, length: int | None = None) -> bytes:
     """The answer's bytes. A greater `length` makes it an answer that is cut short."""
-    head = f"HTTP/1.1 {status}\r\nLocation: /elsewhere\r\nContent-Length: {length or len(body)}"
-    return f"{head}\r\n\r\n{body}".encode()
+    head = f"HTTP/1.1 {status}\r\nContent-Length: {length or len(body)}\r\n\r\n"
+    return (head + body).encode()
 
 
 def said(code: str) -> str:
@@ -44,7 +44,7 @@ def said(code: str) -> str:
         (raw("200 OK", "{}", 1_000_000), StripeUnknownOutcome),
         (raw("200 OK", "[]"), StripeUnknownOutcome),
         (raw("200 OK", '{"id": "tr_1", "object": "transfer"}'), StripeUnknownOutcome),
-        (raw("307 Temporary Redirect", ""), StripeUnknownOutcome),
+        (raw("307 Moved\r\nLocation: http://127.0.0.1:1/", ""), StripeUnknownOutcome),
         (raw("409 Conflict", said("lock_timeout")), StripeUnknownOutcome),
         (raw("409 Conflict", said("idempotency_key_in_use")), StripeUnknownOutcome),
         (None, StripeUnknownOutcome),
@@ -86,5 +86,14 @@ def test_what_may_be_null_at_stripe_may_be_null_here() -> None:
         null = {name: None for name in ours.model_fields if type(None) in get_args(types[name])}
         assert null
         assert ours.read(theirs.construct_from(whole | null, KEY)).id == "x_1"
-    shown = stripe.Account.construct_from({"id": "acct_1", "object": "account"}, KEY)
-    assert not Account.read(shown).gates.payouts_enabled
+    account = {"id": "acct_1", "object": "account"}
+    assert not Account.read(stripe.Account.construct_from(account, KEY)).gates.payouts_enabled
+    no_schedule: tuple[dict[str, Any], ...] = (
+        {},
+        {"settings": None},
+        {"settings": {}},
+        {"settings": {"payouts": None}},
+    )
+    for settings in no_schedule:
+        shown = stripe.Account.construct_from(account | settings, KEY)
+        assert Account.read(shown).gates.manual_payouts

@@ -6,7 +6,7 @@ import os
 import traceback
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 import stripe
@@ -71,23 +71,6 @@ def test_the_balance_has_what_can_be_sent_and_what_is_still_to_come(
     stand.ahead += timedelta(seconds=60)
     assert gateway.platform_balance().available == found.total
     assert Balance({"usd": -5}, {"eur": 3}).total == {"usd": -5, "eur": 3}
-
-
-@pytest.mark.parametrize(
-    "settings",
-    [{}, {"settings": None}, {"settings": {}}, {"settings": {"payouts": None}}],
-)
-def test_an_account_that_shows_no_schedule_is_paid_out_by_hand(settings: dict[str, Any]) -> None:
-    shown: dict[str, Any] = {
-        "id": "acct_2",
-        "object": "account",
-        "country": None,
-        "default_currency": None,
-    }
-    shown |= {"payouts_enabled": True, "charges_enabled": True, "capabilities": {}}
-    body = json.dumps(shown | {"requirements": None} | settings)
-    with serve_in_thread(Response(body, content_type="application/json")) as url:
-        assert StripeGateway(KEY, url).retrieve_account("acct_2").gates.manual_payouts
 
 
 def test_lists_read_every_page(
