@@ -193,13 +193,12 @@ def _follow(inline: Inline, run: Run) -> None:
         task = bar.add_task("", total=None, visible=False)
         note = say if bar.disable else lambda text: bar.console.print(printable(text))
         counted, waits = 0.0, False
-        for done in inline.slices(run.id):
-            if done.outcome is None and not waits and (wait := _wait(inline, run)):
+        for run_id, outcome in inline.slices(run.id):
+            if outcome is None and not waits and (wait := _wait(inline, run)):
                 note(f"{run.id}: {wait}")
-            elif done.outcome is not None and done.outcome.end is End.RETRY:
-                again = iso(done.outcome.due_at)
-                note(f"{done.run_id}: {done.outcome.error}; tried again at {again}")
-            waits = done.outcome is None
+            elif outcome is not None and outcome.end is End.RETRY:
+                note(f"{run_id}: {outcome.error}; tried again at {iso(outcome.due_at)}")
+            waits = outcome is None
             if not bar.disable and monotonic() >= counted + _COUNT_EVERY_SECONDS:
                 counted = monotonic()
                 bar.update(task, **_progress(inline, run))

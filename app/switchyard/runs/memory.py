@@ -7,7 +7,7 @@ import threading
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from sqlalchemy import bindparam, select
 
@@ -79,12 +79,9 @@ class MemoryBackend:
         return outcomes
 
 
-@dataclass(frozen=True, slots=True)
-class Slice:
-    """One slice that was performed here. No outcome means there was nothing to do just now."""
-
-    run_id: str
-    outcome: Outcome | None
+Slice = tuple[str, Outcome | None]
+"""The run of a slice that was performed here, and its outcome: none where there was nothing to do
+just now."""
 
 
 class Inline:
@@ -124,13 +121,13 @@ class Inline:
                     return
                 yield self._perform(row.id, row.epoch)
             if not free and not self._queue:
-                yield Slice(run_id, None)
+                yield run_id, None
                 self._stop.wait(self._pause(rows))
 
     def _perform(self, run_id: str, epoch: int) -> Slice:
         delivery = Delivery(f"inline-{os.urandom(8).hex()}", self._stop.is_set)
         with self._context():
-            return Slice(run_id, self.engine.perform(run_id, epoch, delivery))
+            return run_id, self.engine.perform(run_id, epoch, delivery)
 
     def _open(self, run_id: str) -> list[AnyRow]:
         """The open runs of the tree. Takes over those whose leases have run out."""
