@@ -155,12 +155,18 @@ def read_body(model: type[M], signed: str | None = None) -> M:
         raise UnsupportedMediaType("send Content-Type: application/json")
     text = request.get_data() if signed is None else signed
     try:
-        body = json.loads(text, object_pairs_hook=_without_doubles)
-    except RecursionError:
-        raise BadInput("the JSON is nested too deeply") from None
+        return read(model, loads(text, "the body"))
     except ValueError:
         raise BadRequest("the body is not valid JSON") from None
-    return read(model, body)
+
+
+def loads(text: str | bytes, what: str) -> Any:
+    """JSON from outside. Raises ValueError where it is none, and BadInput where it is nested too
+    deeply or a field is given twice. `what` it is begins the message."""
+    try:
+        return json.loads(text, object_pairs_hook=_without_doubles)
+    except RecursionError:
+        raise BadInput(f"{what} is not JSON: it is nested too deeply") from None
 
 
 def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -104,7 +104,9 @@ def test_a_run_is_started_and_a_key_pinned(site: Site, client: FlaskClient) -> N
     site.fill()
     assert act(client, "/jobs/noop/run", payload='{"name": "now"}')[0] == 303
     bad = ("{", "[1]", "[" * 100_000)
-    for payload, says in (*((one, "the payload") for one in bad), ('{"name": 1}', "name: Input")):
+    twice = ('{"name": "a", "name": "b"}', "given twice")
+    unfit = (*((one, "the payload") for one in bad), twice, ('{"name": 1}', "name: Input"))
+    for payload, says in unfit:
         status, page = act(client, "/jobs/noop/run", payload=payload)
         assert (status, says in page) == (422, True)
     assert act(client, "/jobs/parent/pin", keys="k1 k2", side="rq")[0] == 303

@@ -3,7 +3,6 @@ who acted, why, and how many runs were moved."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -17,6 +16,7 @@ from app.switchyard.cutover.drain import Drain, Drained
 from app.switchyard.cutover.stages import StageChange, set_stage
 from app.switchyard.dispatch import dispatch
 from app.switchyard.errors import BadInput
+from app.switchyard.http import loads
 from app.switchyard.runs.store import Run
 from app.switchyard.runtime import Runtime, using
 from flags import Side
@@ -105,8 +105,8 @@ def parse_payload(text: str | None) -> dict[str, Any] | None:
     if text is None:
         return None
     try:
-        value = json.loads(text)
-    except (ValueError, RecursionError) as failure:
+        value = loads(text, "the payload")
+    except ValueError as failure:
         raise BadInput(f"the payload is not JSON: {failure}") from None
     if not isinstance(value, dict):
         raise BadInput('the payload must be a JSON object, like \'{"to": "…"}\'')
