@@ -44,7 +44,7 @@ def live(world: World, count: int) -> None:
 def test_a_drain_does_not_wait_long_for_what_the_old_side_still_has(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It delivers them, and they have moved."""
+    """The old side delivers its messages, and finds that the runs have moved."""
     monkeypatch.setattr(drains, "TAKE_BACK_SECONDS", 0.0)
     live(world, 3)
     assert acts.drain(to_rq(world, limit=None), ADA).done

@@ -81,7 +81,7 @@ def receipt(): ...
 
 @pytest.fixture
 def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """A package of its own: its name."""
+    """Writes a package that no other test has; returns its name."""
     name = f"shop_{uuid4().hex[:8]}"
     (tmp_path / name).mkdir()
     (tmp_path / name / "__init__.py").write_text("")
@@ -242,7 +242,7 @@ def test_a_path_to_nothing_is_refused(path: str) -> None:
 
 def test_a_function_that_no_worker_can_import_is_refused() -> None:
     def local() -> None:
-        """Nobody else has it."""
+        """No other module can import this."""
 
     with pytest.raises(SettingsError, match="adopt a function of a module"):
         adopt(local)
@@ -315,7 +315,7 @@ def test_a_context_that_its_module_pushes_stays_with_it(shop: str, tmp_path: Pat
 
 @since("2.1")
 def test_a_returned_retry_is_no_success(shop: str, tmp_path: Path) -> None:
-    """RQ tries such a job again."""
+    """RQ tries a job again that returns a Retry."""
     (tmp_path / shop / "old.py").write_text(
         "import rq\ndef poll(): return rq.Retry(max=5, interval=[1, 2])\n"
     )

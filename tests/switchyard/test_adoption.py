@@ -76,7 +76,7 @@ def view(queue):
 
 @pytest.fixture
 def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A package of its own: its name."""
+    """Writes a package that no other test has; returns its name."""
     name = f"shop_{uuid4().hex[:8]}"
     for path, text in FILES.items():
         file = tmp_path / "source" / name / path
@@ -146,7 +146,7 @@ def test_what_cannot_be_read_hides_no_other(tmp_path: Path) -> None:
 
 
 def test_lines_to_paste(shop: str, tmp_path: Path) -> None:
-    """Without Redis as well."""
+    """The report needs no Redis for these lines."""
     app = Flask("alone")
     url = f"sqlite:///{tmp_path / 'host.db'}"
     Switchyard(app, settings=Settings(database_url=url, redis_url="redis://127.0.0.1:1"))

@@ -35,7 +35,7 @@ def on(redis_url: str, tmp_path: Path) -> Iterator[Side]:
 
 
 def dispatch(on: Side, n: str, *waits: float) -> list[str]:
-    """Quick runs, then one of each wait; then quick ones again: the ids of these."""
+    """Dispatch quick runs, one of each wait, and quick ones again; return the ids of the last."""
     for i in range(QUICK):
         on.dispatch("noop", {"name": f"{n}/{i}"})
     for i, wait in enumerate(waits):
@@ -115,7 +115,7 @@ def test_without_the_database_it_does_not_empty_its_queue(monkeypatch: pytest.Mo
 
 
 def popping(redis: Redis, queue: str = "tests") -> batches.Batches:
-    """What a worker of the queue pops with."""
+    """Returns the part of a worker that pops runs from the queue."""
     worker = SimpleNamespace(connection=redis, _ordered_queues=[Queue(queue, connection=redis)])
     worker.reorder_queues = lambda reference_queue: None
     made = batches.Batches(worker)
@@ -149,7 +149,7 @@ def test_why_runs_are_popped_one_by_one_is_logged_without_the_script(
 
 
 def test_what_no_run_can_be_is_left_to_rq(redis: Redis) -> None:
-    """It would have cost all that was popped with it."""
+    """One such job would lose all runs that were popped with it."""
     redis.flushall()
     for run, epoch in (("a", "1"), ("b", "9" * 5000), ("c", "1")):
         push(redis, run, epoch)

@@ -170,7 +170,7 @@ def answers(url: str) -> bool:
 
 
 def used(cache: Cache, rounds: int) -> None:
-    """Everything a caller may ask, with the results of a cache that holds nothing."""
+    """Ask everything that a caller may ask, and get the answers of a cache that holds nothing."""
     for n in range(rounds):
         assert cache.get_or_compute("k", lambda n=n: ["computed", n], 60) == ["computed", n]  # type: ignore[misc]
         assert cache.get("k") is None

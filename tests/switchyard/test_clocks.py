@@ -46,7 +46,7 @@ def world(world: World) -> World:
 
 
 def having(world: World, *specs: JobSpec) -> None:
-    """These jobs and no other."""
+    """Give the world these jobs and no others."""
     chosen = Catalogue()
     for spec in specs:
         chosen.add(spec)
@@ -70,7 +70,7 @@ def keys(world: World, job: str) -> list[str]:
 
 
 def ticks(spec: JobSpec, after: datetime, until: datetime) -> list[str]:
-    """The keys of what is scheduled in (after, until]."""
+    """Returns the keys of the runs that are scheduled in (after, until]."""
     found = []
     for at in spec.occurrences(after, until):
         payload = None if spec.tick is None else spec.parse(spec.tick(at))
@@ -245,7 +245,7 @@ def test_a_run_by_hand_is_the_tick_of_its_day(world: World) -> None:
 
 
 def test_the_machine_s_zone_does_not_matter(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nor does the hour that the zone leaves out on 26 March, or has twice on 29 October."""
+    """The zone leaves an hour out on 26 March, and has one twice on 29 October."""
     having(world, ALL, PAY_DAY)
     monkeypatch.setenv("TZ", "Europe/Berlin")
     time.tzset()
@@ -305,7 +305,7 @@ def test_a_cron_event_that_does_not_say_when(world: World, id_: str, lead: int) 
 def test_a_cron_event_without_a_zone_is_in_utc(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever the machine's zone is."""
+    """The machine's zone changes nothing."""
     having(world, ALL)
     at = ALL.occurrence_at(world.time.now)
     monkeypatch.setenv("TZ", "Asia/Kathmandu")

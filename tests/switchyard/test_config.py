@@ -138,7 +138,7 @@ def test_a_live_key_in_a_host_s_config_counts_as_well() -> None:
     ],
 )
 def test_an_option_of_redis_that_makes_no_sense_is_named(option: str, says: str) -> None:
-    """R13: at the start, not by whoever dispatches first."""
+    """R13: the start fails, and not whoever dispatches first."""
     environ = {"REDIS_URL": f"redis://:hunter2-hunter2@127.0.0.1:1/0?{option}"}
     with pytest.raises(SettingsError, match=f"REDIS_URL: .*{says}") as refused:
         make_runtime(load({**environ, "DATABASE_URL": "sqlite://"}))
@@ -169,7 +169,7 @@ def test_the_level_of_the_logs_is_a_setting_too(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_the_example_names_every_setting_and_changes_none() -> None:
-    """So a copy of it can be loaded before anything in it is filled in."""
+    """A copy of it can be loaded before anybody fills it in."""
     lines = (ROOT / ".env.example").read_text().splitlines()
     example = dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
     others = {"BIND", "LOG_LEVEL"}  # the Procfile's and the logs'

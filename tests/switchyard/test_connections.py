@@ -54,7 +54,7 @@ def cut_all(url: str) -> None:
 
 
 def test_a_pooler_in_transaction_mode(url: str, opened: ExitStack) -> None:
-    """Its connections are others' between two transactions (R2)."""
+    """R2: between two transactions the pooler gives a connection to somebody else."""
     with pgbouncer(url, connections=4) as pooled:
         app = build(load(environment(pooled, "unix:///nowhere")))
         opened.callback(current().db.dispose)
@@ -82,7 +82,7 @@ def call(name: str) -> dict[str, Any]:
 
 
 def test_the_first_call_after_a_cut(url: str, opened: ExitStack) -> None:
-    """R3: whatever ended the idle connections, nobody's call fails for it."""
+    """R3: nobody's call fails because something has ended the idle connections."""
     side = made_side(opened, url)
     db = side.runtime.db
     calls: list[Callable[[], object]] = [
@@ -105,7 +105,7 @@ def read(way: Callable[[], AbstractContextManager[Any]]) -> None:
 
 
 def test_a_table_is_altered_while_a_process_runs(url: str, opened: ExitStack) -> None:
-    """R4: what was prepared before gives other columns now, in a transaction or not."""
+    """R4: a statement that was prepared before gives other columns now, in a transaction or not."""
     side = made_side(opened, url)
     store = side.runtime.store
     run = side.dispatch("noop", {"name": "x"})
@@ -171,7 +171,7 @@ def test_nobody_has_more_connections_than_was_said(url: str, opened: ExitStack) 
 
 
 def test_none_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Web says that it is busy and when to come again, on pages too."""
+    """The web process says that it is busy and when to come again, on its pages too."""
     environ = environment(f"sqlite:///{tmp_path / 'x.db'}", "unix:///nowhere")
     fresh(environ, []).db.dispose()
     client = build(load(environ)).test_client()

@@ -18,7 +18,7 @@ from tests.support.waiting import PATIENCE_SECONDS
 
 
 def test_nobody_comes_in_without_the_token(site: Site) -> None:
-    """What each route answers to whom: test_who_may_call."""
+    """test_who_may_call shows what each route answers to whom."""
     client = site.app.test_client()
     for token in ("", "wrong", TOKEN[:-1], TOKEN + "x", "ö" * 22):
         refused = log_in(client, token)
@@ -155,7 +155,7 @@ def test_the_read_only_token_sees_all_and_changes_nothing(sites: Callable[..., S
 def test_a_form_of_another_session_or_an_odd_origin_changes_nothing(
     site: Site, client: FlaskClient
 ) -> None:
-    """A forged token, none, or another site's page, on each form: test_who_may_call."""
+    """test_who_may_call tries each form with a forged token, and from another site's page."""
     stranger = site.app.test_client()
     log_in(stranger, name="eve")
     for token in (csrf(stranger, "/console"), "", "ö"):
@@ -179,7 +179,7 @@ def test_whoever_is_not_logged_in_may_send_no_large_form(site: Site, client: Fla
 
 
 def tries(site: Site, count: int, token: str = "wrong", **how: str) -> list[int]:
-    """What so many logins are answered, each from a browser of its own."""
+    """Try to log in so often, each time from another browser; return the statuses."""
     name, address = how.get("name", "grace"), how.get("address", "192.0.2.1")
     made = []
     for _ in range(count):
@@ -254,7 +254,7 @@ def test_without_its_settings_it_is_closed(sites: Callable[..., Site]) -> None:
 def test_in_local_mode_sessions_are_not_signed_with_what_everybody_knows(
     sites: Callable[..., Site],
 ) -> None:
-    """With ADMIN_TOKEN alone it is served to other machines, too."""
+    """An app that has ADMIN_TOKEN alone serves other machines, too."""
     one, other = (sites(Site, admin_token=SecretStr(TOKEN)) for _ in range(2))
     client = one.app.test_client()
     assert log_in(client).status_code == 303

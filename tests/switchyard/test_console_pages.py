@@ -63,7 +63,7 @@ def act(client: FlaskClient, path: str, **form: str) -> tuple[int, str]:
 
 
 def going_on(page: str) -> dict[str, str]:
-    """What the page's own form goes on with."""
+    """Returns what the page's own form sends to go on."""
     return dict(re.findall(r'name="(\w+)" value="([^"]*)"', page[page.index('id="moving"') :]))
 
 
@@ -144,7 +144,7 @@ def test_a_form_without_what_it_needs_or_with_two_of_it_changes_nothing(
 
 
 def shown(client: FlaskClient, **asked: str) -> list[str]:
-    """The ids that the page of runs shows."""
+    """Returns the ids that the page of runs shows."""
     return re.findall(r'id="run-([0-9a-f]+)"', client.get("/console/runs", query_string=asked).text)
 
 

@@ -158,7 +158,7 @@ def cutover(environ: dict[str, str], *args: str, code: int, **more: str) -> Any:
 def test_killed_half_way_and_run_again_while_workers_run(
     database_url: str, redis_url: str, tmp_path: Path
 ) -> None:
-    """Exact to the run: what the first drain moved, the second one does not."""
+    """The second drain moves exactly those runs that the first one did not."""
     environ = environment(database_url, redis_url, INNGEST_DEV="http://127.0.0.1:1")
     runtime = fresh(environ)
     with ExitStack() as stack:

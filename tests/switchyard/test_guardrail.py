@@ -61,7 +61,7 @@ def ran(
     job: str = JOB,
     **more: Any,
 ) -> None:
-    """Runs that ended in these statuses, one a second, the first of them so long ago."""
+    """Write runs that ended in these statuses, one a second, the first of them so long ago."""
     now = utcnow()
     rows = []
     with db.begin() as connection:

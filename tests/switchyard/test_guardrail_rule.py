@@ -64,7 +64,7 @@ def test_mann_whitney() -> None:
 
 
 def drawn(seed: Random, runs: int, fails: float, scale: float = 1.0, more: float = 0) -> Sample:
-    """Runs that fail so often; most take a second or so, some a hundred times that."""
+    """Draw runs that fail so often; most take a second or so, some take a hundred times that."""
     seconds = [scale * seed.lognormvariate(0, 1.5) + more for _ in range(runs)]
     return Sample(seconds, sum(seed.random() < fails for _ in range(runs)))
 
@@ -80,7 +80,7 @@ def test_it_fires_where_it_should() -> None:
 
 @pytest.mark.minutes
 def test_two_sides_alike_do_not_set_it_off_in_a_month() -> None:
-    """Looked at every five minutes, an hour's 40 runs against the last 200 of the legacy side."""
+    """Every five minutes it compares an hour's 40 runs with the last 200 of the legacy side."""
     seed, fired, looks = Random(2), 0, 0
     for fails in (0.0, 0.02, 0.2):
         legacy = drawn(seed, 2000, fails)
@@ -98,7 +98,7 @@ def test_two_sides_alike_do_not_set_it_off_in_a_month() -> None:
 
 @pytest.mark.minutes
 def test_at_the_margin_it_fires_no_oftener_than_it_says() -> None:
-    """Exactly as much worse as is allowed: the worst case of the null, looked at afresh."""
+    """Runs that are exactly as much worse as is allowed are the null hypothesis at its worst."""
     seed, slow, failing, looks = Random(3), 0, 0, 3000
     for _ in range(looks):
         legacy = drawn(seed, 100, 0.05)

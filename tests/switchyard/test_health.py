@@ -84,8 +84,8 @@ def test_a_database_that_cannot_be_written_to_is_not_ready(
 def test_a_full_disk_of_postgres_is_not_ready(
     request: pytest.FixtureRequest, tmp_path: Path, opened: ExitStack, code: str, ready: bool
 ) -> None:
-    """R6: the row that /readyz writes fits into its page, when no table can grow. With a limit for
-    temporary files it is not the disk that is full."""
+    """R6: /readyz writes a row that fits into its page, even when no table can grow. A limit for
+    temporary files that is reached means no full disk."""
     url = opened.enter_context(new_database("postgres", tmp_path, request))
     client = client_of(opened, environment(url, "unix:///nowhere"))
     with psycopg.connect(url, autocommit=True) as connection:
@@ -117,7 +117,7 @@ def valkey(folder: Path, **config: str) -> Iterator[int]:
 
 
 def test_a_redis_cluster_is_refused_with_why(tmp_path: Path, opened: ExitStack) -> None:
-    """R8: RQ's scripts have keys of several nodes."""
+    """R8: RQ's scripts use keys of several nodes at once."""
     config = {"cluster-enabled": "yes", "cluster-port": str(free_port())}
     url = f"redis://127.0.0.1:{opened.enter_context(valkey(tmp_path, **config))}"
     environ = environment(f"sqlite:///{tmp_path / 'x.db'}", url)
@@ -160,7 +160,7 @@ WRONG = {
 def test_a_side_that_is_unavailable_says_why_and_no_secret(
     tmp_path: Path, opened: ExitStack, which: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """R8: in /readyz, verify, `cutover status`, the log, and where a command ends."""
+    """R8: /readyz, `cutover verify`, `cutover status` and the log say it."""
     urls = {
         "no such host": f"redis://:{PASSWORD}@no-such-host.invalid:6379",
         "nobody there": f"redis://:{PASSWORD}@127.0.0.1:1",
@@ -190,7 +190,7 @@ def test_a_side_that_is_unavailable_says_why_and_no_secret(
     "option", ["no_such=1", "sslmode=no_such", "target_session_attrs=no_such", "gssencmode=no_such"]
 )
 def test_an_option_of_postgres_that_makes_no_sense_is_named(opened: ExitStack, option: str) -> None:
-    """R13: by /readyz and by a command, without the password."""
+    """R13: /readyz and a command name it, and do not show the password."""
     url = f"postgres://u:{PASSWORD}@127.0.0.1:1/db?password={PASSWORD}&{option}"
     app = build(load(environment(url, "unix:///nowhere")))
     opened.callback(current().db.dispose)
@@ -202,12 +202,12 @@ def test_an_option_of_postgres_that_makes_no_sense_is_named(opened: ExitStack, o
 
 
 def ready(client: FlaskClient, prefix: str = "") -> Any:
-    """What /readyz answers."""
+    """Returns what /readyz answers."""
     return client.get(f"{prefix}/readyz").get_json()
 
 
 def says(client: FlaskClient, part: str, why: str) -> str:
-    """What /readyz says of the part, once it says why."""
+    """Wait until /readyz says why; return what it says of the part."""
     answer: Any = None
 
     def said() -> bool:
