@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Iterator
-from contextlib import ExitStack
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 from uuid import uuid4
 
 import pytest
+from flask import Flask
 from redis import Redis
 from rq import Queue
 from rq.serializers import JSONSerializer
@@ -18,14 +18,11 @@ from rq.suspension import resume, suspend
 from sqlalchemy.exc import OperationalError
 
 from queues import batches, task
-from queues.backend import registered_workers
 from tests.support import old_tasks
 from tests.support.sides import Side, no_worker, relaying, rq_worker
-from tests.support.waiting import PATIENCE_SECONDS, until
+from tests.support.waiting import until
 
 AT = "tests.support.old_tasks"
-QUICK = batches.MOST * 2
-"""So many quick runs, and a worker pops as many at once as it ever does."""
 
 
 @pytest.fixture
@@ -34,57 +31,92 @@ def on(redis_url: str, tmp_path: Path) -> Iterator[Side]:
         yield on
 
 
-def dispatch(on: Side, n: str, *waits: float) -> list[str]:
-    """Dispatch quick runs, one of each wait, and quick ones again; return the ids of the last."""
-    for i in range(QUICK):
-        on.dispatch("noop", {"name": f"{n}/{i}"})
-    for i, wait in enumerate(waits):
-        on.dispatch("slow", {"name": f"{n}/slow/{i}", "waitSeconds": wait})
-    return [on.dispatch("child", {"name": f"{n}/after/{i}"}).id for i in range(10)]
+def popping(redis: Redis, queue: str = "tests") -> batches.Batches:
+    """Returns the part of a worker that pops runs from the queue, and performs them."""
+    made = batches.Batches(
+        SimpleNamespace(
+            connection=redis,
+            _ordered_queues=[Queue(queue, connection=redis)],
+            reorder_queues=lambda reference_queue: None,
+            death_penalty_class=lambda *_: nullcontext(),
+            heartbeat=lambda _seconds: None,
+        )
+    )
+    made._size = batches.MOST
+    return made
 
 
-def test_a_long_run_holds_up_none_behind_it(on: Side, tmp_path: Path) -> None:
-    n = uuid4().hex
-    with ExitStack() as stack:
-        after = dispatch(on, n, 60.0)
-        stack.enter_context(rq_worker(on.environ, tmp_path / "one.log"))
-        until(lambda: on.touches(f"{n}/slow/0"))
-        # It has the long one in hand, and nobody but the worker itself gives back what it popped.
-        stack.enter_context(rq_worker(on.environ, tmp_path / "two.log"))
-        until(lambda: all(on.row(run_id).status == "succeeded" for run_id in after))
-        assert {on.row(run_id).losses for run_id in after} == {0}
-    assert on.marks(f"{n}/after") == {f"{n}/after/{i}": 1 for i in range(10)}
+@pytest.fixture
+def here(on: Side, monkeypatch: pytest.MonkeyPatch) -> Side:
+    """The side, whose runs are performed in this process."""
+    monkeypatch.setattr(batches, "process_runtime", lambda: on.runtime)
+    monkeypatch.setattr(batches, "load_app", lambda: Flask("worker"))
+    return on
+
+
+def test_a_long_run_holds_up_none_behind_it(here: Side, redis: Redis, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    long = here.dispatch("gated", {"name": str(gate)})
+    behind = [here.dispatch("child", {"name": f"n{i}"}) for i in range(3)]
+    worker, another = popping(redis), popping(redis)
+    popped = worker._more()
+    assert [run_id for run_id, _ in popped] == [run.id for run in (long, *behind)]
+    with ThreadPoolExecutor(1) as pool:
+        working = pool.submit(worker._do, popped)
+        try:
+            done = 0
+            while done < len(behind):
+                done += another._do(until(another._more))
+            rows = [here.row(run.id) for run in behind]
+            assert {(row.status, row.losses) for row in rows} == {("succeeded", 0)}
+            assert here.row(long.id).status == "running"
+        finally:
+            gate.touch()
+        assert working.result() == 1
+    assert here.marks("n") == {f"n{i}": 1 for i in range(3)}
+
+
+def test_one_that_stops_gives_back_what_it_popped(
+    here: Side, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, *others = [here.dispatch("child", {"name": f"n{i}"}).id for i in range(3)]
+    worker = popping(redis)
+    popped = worker._more()
+    stops = SimpleNamespace(is_set=lambda: here.row(first).status == "succeeded")
+    monkeypatch.setattr(task, "stopping", stops)
+    assert worker._do(popped) == 1
+    assert {here.row(run_id).status for run_id in others} <= {"pending", "waiting"}
+    # Each is where a worker finds it, without a relay.
+    assert sorted(run_id for run_id, _ in popping(redis)._more()) == sorted(others)
+
+
+def test_after_a_while_it_is_the_turn_of_rq(
+    here: Side, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batches, "TURN_SECONDS", 0.0)
+    for i in range(2):
+        here.dispatch("noop", {"name": f"n{i}"})
+    worker = popping(redis)
+    worker._size = 1
+    [first] = worker._more()
+    assert worker.work(first) == 1
+    assert redis.llen("rq:queue:tests") == 1
 
 
 def test_what_was_popped_outlives_a_worker_that_is_killed(on: Side, tmp_path: Path) -> None:
     n = uuid4().hex
     with ExitStack() as stack:
-        after = dispatch(on, n, 0.2, 0.2, 0.2)
+        for i in range(2 * batches.MOST):  # then it pops as many at once as it ever does
+            on.dispatch("noop", {"name": f"{n}/{i}"})
+        for i in range(3):
+            on.dispatch("slow", {"name": f"{n}/slow/{i}", "waitSeconds": 0.2})
+        after = [on.dispatch("child", {"name": f"{n}/after/{i}"}) for i in range(10)]
         worker = stack.enter_context(rq_worker(on.environ, tmp_path / "one.log"))
         until(lambda: on.touches(f"{n}/slow/0"))
         worker.kill()
         stack.enter_context(relaying(on.runtime))
         stack.enter_context(rq_worker(on.environ, tmp_path / "two.log"))
-        until(lambda: all(on.row(run_id).status == "succeeded" for run_id in after))
-    assert on.marks(f"{n}/after") == {f"{n}/after/{i}": 1 for i in range(10)}
-
-
-def test_one_that_stops_gives_back_what_it_popped(on: Side, redis: Redis, tmp_path: Path) -> None:
-    n = uuid4().hex
-    with ExitStack() as stack:
-        after = dispatch(on, n, 1.0)
-        worker = stack.enter_context(rq_worker(on.environ, tmp_path / "one.log"))
-        until(lambda: on.touches(f"{n}/slow/0"))
-        assert [one.ours for one in registered_workers(redis)] == [True]
-        worker.send_signal(signal.SIGTERM)
-        assert worker.wait(PATIENCE_SECONDS) == 0
-        assert registered_workers(redis) == []
-        assert {on.row(run_id).status for run_id in after} <= {"pending", "waiting"}
-        # Each is where a worker finds it, without a relay.
-        jobs: Any = redis.lrange("rq:queue:tests", 0, -1)
-        assert set(after) <= {job_id.decode().partition("-")[0] for job_id in jobs}
-        stack.enter_context(rq_worker(on.environ, tmp_path / "two.log"))
-        until(lambda: all(on.row(run_id).status == "succeeded" for run_id in after))
+        assert {row.status for row in on.finish(*after)} == {"succeeded"}
     assert on.marks(f"{n}/after") == {f"{n}/after/{i}": 1 for i in range(10)}
 
 
@@ -112,15 +144,6 @@ def test_without_the_database_it_does_not_empty_its_queue(monkeypatch: pytest.Mo
     script = SimpleNamespace(register_script=lambda _: None)
     assert batches.Batches(SimpleNamespace(connection=script)).work(("a", 1)) == 0
     assert waits == [batches.LOST_SECONDS]
-
-
-def popping(redis: Redis, queue: str = "tests") -> batches.Batches:
-    """Returns the part of a worker that pops runs from the queue."""
-    worker = SimpleNamespace(connection=redis, _ordered_queues=[Queue(queue, connection=redis)])
-    worker.reorder_queues = lambda reference_queue: None
-    made = batches.Batches(worker)
-    made._size = batches.MOST
-    return made
 
 
 def push(redis: Redis, run: str, epoch: str) -> None:

@@ -130,6 +130,7 @@ def test_what_is_forgotten_while_it_is_computed_is_not_kept(kit: Kit) -> None:
 def test_a_computing_that_fails_lets_the_next_one_try(kit: Kit) -> None:
     with pytest.raises(ZeroDivisionError):
         kit.cache.get_or_compute("hot", lambda: 1 // 0, 600)
+    assert not kit.raw.exists(LEASE_KEY)
     assert kit.cache.get_or_compute("hot", lambda: 1, 600) == 1
 
 

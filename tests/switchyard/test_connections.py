@@ -112,10 +112,10 @@ def test_a_table_is_altered_while_a_process_runs(url: str, opened: ExitStack) ->
 
     def use() -> None:
         for _ in range(7):  # often enough to be prepared
-            relay.sweep(store)
-            for way in (side.runtime.db.autocommit, side.runtime.db.begin, side.runtime.db.session):
+            for way in (side.runtime.db.begin, side.runtime.db.session, side.runtime.db.autocommit):
                 with way() as at:
                     assert at.execute(select(R.reason, R.stage)).all()
+            relay.sweep(store)
             side.row(run.id)
 
     for kind in ("text", "varchar(77)", "text"):
