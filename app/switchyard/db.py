@@ -40,7 +40,7 @@ from sqlalchemy.sql.dml import UpdateBase
 from sqlalchemy.types import TypeDecorator
 
 from app.switchyard import effects, hosts, postgres
-from app.switchyard.clock import utcnow
+from app.switchyard.clock import Clock, utcnow
 from app.switchyard.errors import SettingsError
 from app.switchyard.hosts import is_in_memory
 from app.switchyard.logs import logger_of
@@ -164,8 +164,8 @@ class Database:
         option = {"no_begin": True} if self.is_sqlite else {"isolation_level": "AUTOCOMMIT"}
         self._is_direct = self.engine.dialect.driver in _DRIVERS and not self.is_shared
         self._autocommit: Engine = self.engine.execution_options(**option)
-        self.clock = utcnow if self.is_sqlite else postgres.ServerClock(self._autocommit)
-        """The time, UTC. SQLite's is this machine's."""
+        self.clock: Clock = utcnow if self.is_sqlite else postgres.ServerClock(self._autocommit)
+        """The time, UTC."""
         _open_databases.add(self)
 
     @contextmanager
