@@ -136,7 +136,13 @@ _JUNK: list[tuple[str, bytes]] = [
 JUNK = [(field, value) for field, value in _JUNK if has(FIELDS.get(field, "1.16"))]
 
 
-def test_junk_fails_its_own_job_alone(on: Side, queue: Queue, redis: Redis, tmp_path: Path) -> None:
+def test_junk_fails_its_own_job_alone_and_what_is_no_job_is_left(
+    on: Side, queue: Queue, redis: Redis, tmp_path: Path
+) -> None:
+    redis.set("rq:job:string", "not a hash")
+    redis.hset("rq:job:empty", "status", "queued")
+    ids = (b"string", b"empty", b"\xff\xfe", b"a b", b"../x", b"", b"x" * 10_000, b"no:such:job")
+    redis.rpush(queue.key, *ids)
     junk = []
     for field, value in JUNK:
         job = queue.enqueue(old_tasks.add, 1, meta={"a": 1})
@@ -161,16 +167,6 @@ def test_junk_fails_its_own_job_alone(on: Side, queue: Queue, redis: Redis, tmp_
     requeued = junk[0].requeue()
     with a_worker_that_lives(on, tmp_path):
         assert status(requeued) == JobStatus.FINISHED
-
-
-def test_what_is_no_job_is_left(on: Side, queue: Queue, redis: Redis, tmp_path: Path) -> None:
-    redis.set("rq:job:string", "not a hash")
-    redis.hset("rq:job:empty", "status", "queued")
-    ids = (b"string", b"empty", b"\xff\xfe", b"a b", b"../x", b"", b"x" * 10_000, b"no:such:job")
-    redis.rpush(queue.key, *ids)
-    good = queue.enqueue(old_tasks.add, 1)
-    with a_worker_that_lives(on, tmp_path):
-        assert status(good) == JobStatus.FINISHED
     assert redis.get("rq:job:string") == b"not a hash"
     assert redis.llen(queue.key) == 0
 
