@@ -17,6 +17,7 @@ from app.platform.config import ROOT
 from app.platform.config import Settings as Platform
 from app.switchyard.config import WEB
 from app.switchyard.config import Settings as Layer
+from app.switchyard.text import one_line
 
 PAGE = ROOT / "docs" / "configuration.md"
 _WORDS = {bool: "true or false", int: "whole number", float: "number", str: "text"}
@@ -66,6 +67,8 @@ def _kind(field: FieldInfo) -> str:
     if AfterValidator(WEB) in marks:
         return "URL"
     word = next((word for kind, word in _WORDS.items() if kind in types_), "JSON")
+    if AfterValidator(one_line) in marks:
+        word = "one line"
     least = next((mark.ge for mark in marks if isinstance(mark, Ge)), None)
     most = next((mark.le for mark in marks if isinstance(mark, Le)), None)
     if least is not None and most is not None:
