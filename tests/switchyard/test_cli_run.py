@@ -79,6 +79,8 @@ def test_a_plan_says_what_a_run_would_do_and_writes_nothing(cli: Cli) -> None:
         ["a", "5", "-"],
         ["b", "-", "[b]no"],
     ]
+    acts = ("jobs", "run", "order", '{"name": "a", "tries": "dispatch"}', "--plan")
+    assert "a plan may not do this" in cli.refused(*acts, code=1)
     assert (cli.marks(), cli.json("runs", "list")) == ({}, [])
 
 
