@@ -15,9 +15,9 @@ from pydantic.fields import FieldInfo
 
 from app.platform.config import ROOT
 from app.platform.config import Settings as Platform
+from app.platform.gateways.address import one_line
 from app.switchyard.config import WEB
 from app.switchyard.config import Settings as Layer
-from app.switchyard.text import one_line
 
 PAGE = ROOT / "docs" / "configuration.md"
 _WORDS = {bool: "true or false", int: "whole number", float: "number", str: "text"}
