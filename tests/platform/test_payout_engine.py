@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from datetime import timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import insert, select
 from sqlalchemy.orm import Session
 
+from app.platform.earnings.models import Earning, EarningKind
 from app.platform.gateways.stripe import StripeGateway
 from app.platform.gateways.stripe_answers import StripeUnknownOutcome
 from app.platform.payouts import engine
 from app.platform.payouts.attempts import apply
+from app.platform.payouts.eligibility import HOLDING
 from app.platform.payouts.engine import GIVE_UP_AFTER, SERVER_ERROR_STANDS
 from app.platform.payouts.legs import BANK, TRANSFER, Change, Leg
 from app.platform.payouts.models import MOVES, Payout, PayoutStatus
 from app.switchyard.dispatch import dispatch
 from app.switchyard.errors import KeyConflict, PayloadInvalid
 from app.switchyard.runs.models import StepRow
+from tests.support.earnings import Sale
 from tests.support.platform import MANUAL, START, Platform
 from tests.support.stripe_stand import pay
 
@@ -213,6 +217,17 @@ def test_a_pay_day_without_stripe_gives_its_pages_up_and_pays_once_it_is_back(
     assert platform.statuses() == ["in_transit"] * 55
     # Every one by the key it had from the first.
     assert {key.rpartition("-")[2] for key, _, _ in platform.attempts()} == {"1"}
+    platform.check()
+
+
+def test_a_pay_day_pays_what_another_program_wrote_and_nobody_posted(platform: Platform) -> None:
+    platform.creator()
+    platform.stand.top_up(5_000)
+    sale = Sale("s1", "ana", "tips", "usd", 5_000, 0, START - HOLDING)
+    with platform.db.begin() as tx:
+        tx.execute(insert(Earning), [{**asdict(sale), "kind": EarningKind.EARNING}])
+    platform.pay_day()
+    assert [payout.amount for payout in platform.payouts()] == [55_000]
     platform.check()
 
 
