@@ -220,14 +220,25 @@ def test_a_pay_day_without_stripe_gives_its_pages_up_and_pays_once_it_is_back(
     platform.check()
 
 
-def test_a_pay_day_pays_what_another_program_wrote_and_nobody_posted(platform: Platform) -> None:
+@pytest.mark.parametrize("how", ["pay day", "by hand", "retry"])
+def test_what_another_program_wrote_is_posted_before_anybody_is_paid(
+    platform: Platform, how: str
+) -> None:
     platform.creator()
-    platform.stand.top_up(5_000)
+    if how == "retry":
+        platform.fault("refuse", code="transfers_not_allowed")
+        platform.paid(amount=50_000)
+        platform.paid(payoutId="another", amount=5_000)
     sale = Sale("s1", "ana", "tips", "usd", 5_000, 0, START - HOLDING)
     with platform.db.begin() as tx:
         tx.execute(insert(Earning), [{**asdict(sale), "kind": EarningKind.EARNING}])
-    platform.pay_day()
-    assert [payout.amount for payout in platform.payouts()] == [55_000]
+    platform.stand.top_up(5_000)
+    if how == "retry":
+        assert platform.again() == {"retried": 1, "left": {}}
+    else:
+        platform.pay_day() if how == "pay day" else platform.paid(amount=55_000)
+    assert sum(payout.amount for payout in platform.payouts()) == 55_000
+    assert set(platform.statuses()) == {"in_transit"}
     platform.check()
 
 

@@ -19,7 +19,7 @@ from app.platform.earnings.posting import TAKING, post_earnings
 from app.platform.ledger.postings import CREATOR
 from app.platform.statements.models import Statement
 from tests.support.earnings import balance
-from tests.support.months import Months
+from tests.support.months import Months, at
 from tests.support.sides import Side, in_memory
 
 FIRST = date(2025, 1, 29)
@@ -171,11 +171,16 @@ def on(tmp_path: Path) -> Iterator[Side]:
 
 @pytest.fixture
 def lived(on: Side, tmp_path: Path) -> Iterator[Months]:
-    """Two creators, with sales of January and February of which no sum is made yet."""
+    """Two creators, with sales of January and February of which no sum is made yet, and one that
+    another program wrote."""
     months = Months(on.environ["DATABASE_URL"], tmp_path / "storage")
     months.creator("ana", "bob")
     months.sale("s1", 700, "2025-01-30", creator="bob")
     months.sale("s2", 900, "2025-02-03", fee=100)
+    row = {"id": "s3", "creator_id": "bob", "currency": "usd", "source": "tips", "gross": 50}
+    row |= {"kind": EarningKind.EARNING, "fee": 0, "occurred_at": at("2025-02-03")}
+    with months.db.begin() as tx:
+        tx.execute(insert(Earning), [row])
     yield months
     months.db.dispose()
 
