@@ -9,15 +9,9 @@ from types import MappingProxyType
 from typing import Annotated, Any, ClassVar, Self
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, AliasChoices, AliasGenerator, Field, SecretStr, TypeAdapter
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, TypeAdapter
 from pydantic import ValidationError as Misfit
 from pydantic.networks import AnyUrl
-from pydantic_settings import (
-    BaseSettings,
-    EnvSettingsSource,
-    PydanticBaseSettingsSource,
-    SettingsConfigDict,
-)
 from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
 
@@ -171,20 +165,11 @@ def _retention(days: int) -> int:
     return days
 
 
-class Settings(BaseSettings):
+class Settings(BaseModel):
     """What the environment says to the layer: the variable is the field's name in capitals, or the
     same with SWITCHYARD_ before it."""
 
-    model_config = SettingsConfigDict(
-        frozen=True,
-        extra="forbid",
-        populate_by_name=True,
-        enable_decoding=False,
-        validate_default=False,
-        alias_generator=AliasGenerator(
-            validation_alias=lambda name: AliasChoices(f"{OWN_PREFIX.lower()}{name}", name)
-        ),
-    )
+    model_config = ConfigDict(frozen=True, extra="forbid")
     credentials: ClassVar[tuple[str, ...]] = (
         "inngest_event_key",
         "inngest_signing_key",
@@ -255,18 +240,6 @@ class Settings(BaseSettings):
     """How long data that no promise needs is kept (see runs.retention). 0 keeps everything."""
 
     @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Only the arguments count: `load` reads the environment."""
-        return (init_settings,)
-
-    @classmethod
     def load(
         cls,
         environ: Mapping[str, str] | None = None,
@@ -280,11 +253,17 @@ class Settings(BaseSettings):
         """
         environ = os.environ if environ is None else environ
         own = {n: _as_text(v) for n, v in config.items() if n.startswith(OWN_PREFIX)}
-        values = _Environment(cls, {n: v.strip() for n, v in {**environ, **own}.items()})()
+        given = {name.upper(): value.strip() for name, value in {**environ, **own}.items()}
+        values: dict[str, Any] = {}
+        for field in cls.model_fields:
+            name = field.upper()
+            # An empty variable counts as unset.
+            if value := given.get(f"{OWN_PREFIX}{name}") or given.get(name):
+                values[field] = value
         try:
             where, name = switch(environ, config)
             values["use_inngest"] = parse_use_inngest(where.get(name))
-            settings = cls(**{_field(name): value for name, value in values.items()})
+            settings = cls(**values)
         except Misfit as failure:
             first = failure.errors(include_input=False, include_url=False)[0]
             raise SettingsError(_line(first)) from None
@@ -369,17 +348,6 @@ class Settings(BaseSettings):
         return self.database_url
 
 
-class _Environment(EnvSettingsSource):
-    """The variables of `environ`. An empty one counts as unset."""
-
-    def __init__(self, settings: type[BaseSettings], environ: Mapping[str, str]) -> None:
-        self._environ = environ
-        super().__init__(settings, case_sensitive=False, env_ignore_empty=True)
-
-    def _load_env_vars(self) -> Mapping[str, str | None]:
-        return {name.lower(): value for name, value in self._environ.items() if value}
-
-
 def _as_text(value: object) -> str:
     """A value of an app's config, as text like that of a variable."""
     if isinstance(value, list | tuple):
@@ -387,14 +355,6 @@ def _as_text(value: object) -> str:
     return "" if value is None else str(value)
 
 
-def _field(name: str) -> str:
-    own = OWN_PREFIX.lower()
-    return name.removeprefix(own) if name != "switchyard_jobs" else name
-
-
 def _line(misfit: Any) -> str:
     name, *where = map(str, misfit["loc"])
-    name = _field(name).upper()
-    if misfit["type"] == "missing" and not where:
-        return f"{name} is not set"
-    return ": ".join([name, *where[:4], misfit["msg"].removeprefix("Value error, ")])
+    return ": ".join([name.upper(), *where[:4], misfit["msg"].removeprefix("Value error, ")])
