@@ -47,17 +47,11 @@ SENT = (R.id, R.job, R.backend, R.payload, R.epoch, R.sends, R.due_at, R.sent_re
 """The columns from which a message is made."""
 
 # Skips a run that has changed backend meanwhile: its new backend does not have this message.
-_SAVE_REF = (
-    update(runs)
-    .where(R.id == bindparam("run"), R.check_at.is_not(None), R.backend == bindparam("sent_to"))
-    .values(**ACCEPTED, sent_ref=bindparam("ref"))
+_SAVE = update(runs).where(
+    R.id == bindparam("run"), R.check_at.is_not(None), R.backend == bindparam("sent_to")
 )
-
-_SAVE_REFUSAL = (
-    update(runs)
-    .where(R.id == bindparam("run"), R.check_at.is_not(None), R.backend == bindparam("sent_to"))
-    .values(error=bindparam("why"))
-)
+_SAVE_REF = _SAVE.values(**ACCEPTED, sent_ref=bindparam("ref"))
+_SAVE_REFUSAL = _SAVE.values(error=bindparam("why"))
 
 KEY_LENGTH = 255
 _FRESH = {"status": Status.PENDING.value, "epoch": 1, "sends": 0, "attempt": 1, "losses": 0}
