@@ -11,9 +11,10 @@ import sys
 import tempfile
 import uuid
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dis import get_instructions
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 from types import CodeType
 from typing import Any
@@ -68,6 +69,19 @@ def pytest_configure() -> None:
         and psutil.virtual_memory().available > SPARE
     ):
         tempfile.tempdir = str(MEMORY)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection(session: pytest.Session) -> None:
+    """Each of several workers imports a part of its own first, so that in a new clone not every one
+    compiles every file. What cannot be imported is reported where it is collected."""
+    if (worker := getattr(session.config, "workerinput", None)) is None:
+        return
+    root, number = Path(__file__).parents[1], int(worker["workerid"].removeprefix("gw"))
+    files = [file for name in session.config.args for file in sorted(Path(name).rglob("test_*.py"))]
+    for file in files[number :: worker["workercount"]]:
+        with suppress(Exception, pytest.skip.Exception):
+            import_module(".".join(file.resolve().relative_to(root).with_suffix("").parts))
 
 
 _STARTERS = frozenset({"subprocess", "Popen", "Forked", "ValkeyServer", "get_server"}) | {
