@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
 
 import click
 from sqlalchemy import String, cast, select
@@ -12,6 +13,7 @@ from app.platform.payouts.models import PayoutAttempt as A
 from app.platform.payouts.models import PayoutStatus
 from app.platform.payouts.reconcile import WINDOW, reconcile
 from app.switchyard.commands import output
+from app.switchyard.db import Database
 from app.switchyard.errors import BadInput
 from app.switchyard.words import plural
 
@@ -73,19 +75,24 @@ def show(payout_id: str | None, status: str | None, limit: int) -> None:
     """Show one payout with its attempts, or the newest payouts."""
     if payout_id is not None and status is not None:
         raise BadInput("give an ID or --status, not both")
-    chosen = select(*_COLUMNS).order_by(P.requested_at.desc(), P.id).limit(limit)
-    if payout_id is not None:
-        chosen = chosen.where(P.id == payout_id)
-    if status is not None:
-        chosen = chosen.where(P.status == status)
-    tries = select(*_ATTEMPT).where(A.payout_id == payout_id).order_by(A.first_sent_at, A.n)
     db = output.parts().db
-    rows, attempts = ([row._asdict() for row in db.rows(read)] for read in (chosen, tries))
     if payout_id is None:
         shown = ("id", "status", "amount", "currency", "reason", "transfer_id", "requested_at")
-        output.listing(rows, shown, one_line=True)
-    elif not rows:
+        output.listing(newest(db, status, limit), shown, one_line=True)
+        return
+    chosen = select(*_COLUMNS).where(P.id == payout_id)
+    tries = select(*_ATTEMPT).where(A.payout_id == payout_id).order_by(A.first_sent_at, A.n)
+    rows, attempts = ([row._asdict() for row in db.rows(read)] for read in (chosen, tries))
+    if not rows:
         raise BadInput(f"no payout {payout_id!r}")
-    elif not output.answered(rows[0] | {"attempts": attempts}):
+    if not output.answered(rows[0] | {"attempts": attempts}):
         output.details(rows[0])
         output.table([column.key for column in _ATTEMPT], ([*one.values()] for one in attempts))
+
+
+def newest(db: Database, status: str | None, limit: int) -> list[dict[str, Any]]:
+    """The newest payouts, or the newest of those in `status`."""
+    chosen = select(*_COLUMNS).order_by(P.requested_at.desc(), P.id.desc()).limit(limit)
+    if status is not None:
+        chosen = chosen.where(P.status == status)
+    return [row._asdict() for row in db.rows(chosen)]

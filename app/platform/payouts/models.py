@@ -150,7 +150,7 @@ class Payout(Base):
             where="payout_date IS NOT NULL",
             unique=True,
         ),
-        Index("ix_payouts_page", "payout_date", "id"),
+        Index("ix_payouts_newest", "requested_at", "id"),
         Index("ix_payouts_run", "run_id", "status", "id"),
         Index("ix_payouts_creator", "creator_id", "requested_at"),
         Index("ix_payouts_status", "status", "updated_at"),

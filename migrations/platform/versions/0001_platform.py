@@ -222,7 +222,7 @@ def upgrade() -> None:
         sa.UniqueConstraint("transfer_id", name="uq_payouts_transfer_id"),
     )
     op.create_index("ix_payouts_creator", "payouts", ["creator_id", "requested_at"])
-    op.create_index("ix_payouts_page", "payouts", ["payout_date", "id"])
+    op.create_index("ix_payouts_newest", "payouts", ["requested_at", "id"])
     op.create_index("ix_payouts_run", "payouts", ["run_id", "status", "id"])
     op.create_index("ix_payouts_status", "payouts", ["status", "updated_at"])
     op.create_index(
