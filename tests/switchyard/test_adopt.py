@@ -63,6 +63,7 @@ def greet(customer: Customer, json: bool = False, _how: str = "loud"):
 def fill(cart: Cart): ...
 def refill(n: int, cart: Cart | None = None, session: "Session" = None): return n
 def connect(to: socket): ...
+def dial(n: int, to: socket = None): ...
 def call(back: Callable[[], None]): ...
 def many(*args): ...
 def any_of(**options): ...
@@ -125,7 +126,7 @@ def test_the_web_process_does_not_import_it(shop: str, tmp_path: Path) -> None:
         first = queue.enqueue(f"{shop}.tasks.pay", 1, Decimal("1.50"))
         at = datetime(2020, 1, 1, tzinfo=UTC)
         queue.enqueue_at(at, f"{shop}.tasks.pay", 2, amount=3, when=date(2026, 1, 2), ref=ref)
-        dispatch("pay", {"order_id": 4, "amount": "0.1", "note": [1]})
+        dispatch("pay", {"order_id": 4, "amount": "0.1", "ref": None, "note": [1]})
         queue.enqueue(f"{shop}.tasks.greet", {"name": "ada"}, json=True, _how="low")
         assert first.get_status() == "queued"
         with pytest.raises(PayloadInvalid, match="pay: order_id: Input should be a valid integer"):
@@ -168,6 +169,7 @@ def test_a_function_is_adopted_as_its_path_is() -> None:
     ("function", "why"),
     [
         ("connect", "JSON has no form for parameter to: <class 'socket.socket'>"),
+        ("dial", "JSON has no form for parameter to"),
         ("call", r"JSON has no form for parameter back: typing.Callable\[\[\], NoneType\]"),
         ("many", r"\*args takes any number of arguments, which have no names"),
         ("any_of", r"\*\*options takes any argument: name those that it expects"),

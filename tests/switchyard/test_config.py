@@ -154,11 +154,11 @@ def test_a_driver_that_is_not_there_is_named() -> None:
 def test_a_password_is_hidden_wherever_the_url_has_it() -> None:
     load(
         {
-            "DATABASE_URL": "postgres://u@h/db?password=in-a%20query&sslpassword=of-a-key",
+            "DATABASE_URL": "postgres://u@h/db?password=in-a%20query&sslpassword=of-redis-key",
             "REDIS_URL": "redis://h/0?password=of-redis",
         }
     )
-    shown = reason(ValueError("in-a query of-a-key of-redis in-a%20query"))
+    shown = reason(ValueError("in-a query of-redis-key of-redis in-a%20query"))
     assert shown == "… … … …"
 
 
