@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
+
+from markdown_it import MarkdownIt
 
 from app.platform.config import ROOT
 
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
-_HEADING = re.compile(r"^## (?:\d+\. )?(.*)$")
-_FENCE = re.compile(r"^```(.*)$")
+_NUMBER = re.compile(r"^\d+\. ")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,24 +32,13 @@ def path_of(page: str) -> Path:
 
 def blocks(page: str, kind: str | None = None) -> list[Block]:
     """The blocks of a page, or those of one kind."""
-    found = _blocks(path_of(page).read_text())
-    return [block for block in found if kind in (None, block.kind.partition(" ")[0])]
-
-
-def _blocks(text: str) -> Iterator[Block]:
-    heading, kind = "", None
-    lines: list[str] = []
-    for line in text.splitlines():
-        fence = _FENCE.match(line)
-        if fence is not None and kind is not None:
-            yield Block(heading, kind, "\n".join([*lines, ""]))
-            kind = None
-        elif fence is not None:
-            kind, lines = fence[1], []
-        elif kind is not None:
-            lines.append(line)
-        elif (named := _HEADING.match(line)) is not None:
-            heading = named[1]
+    heading, found = "", list[Block]()
+    for before, token in pairwise(MarkdownIt().parse(path_of(page).read_text())):
+        if (before.type, before.tag) == ("heading_open", "h2"):
+            heading = _NUMBER.sub("", token.content)
+        elif token.type == "fence" and kind in (None, token.info.partition(" ")[0]):
+            found.append(Block(heading, token.info, token.content))
+    return found
 
 
 def sections(page: str) -> dict[str, list[Block]]:
