@@ -80,4 +80,5 @@ $(BIN)/python:
 	"apt-get install python3-venv" >&2; exit 1; }
 	@# A new pip needs half of the time that a Python's own of some years ago does.
 	@sed -n '/^pip==/,/[^\\]$$/p' requirements-dev.txt >$(VENV)/.pip
-	@$(PIP) --quiet --retries 1 -r $(VENV)/.pip >/dev/null 2>&1 || echo "with the pip that it has"
+	@$(PIP) --quiet --retries 1 -r $(VENV)/.pip >/dev/null 2>&1 \
+	|| echo "going on with the pip that Python brought: a new one cannot be had"
