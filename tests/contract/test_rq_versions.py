@@ -21,7 +21,8 @@ VERSIONS = {
 shop's in tests/adopter; the newest 3 is this environment's own, on which all tests are run."""
 TESTS = (
     *("contract/test_rq_promises.py", "contract/test_runs.py"),
-    *("switchyard/test_old_call_sites.py", "switchyard/test_adopt.py"),
+    *("switchyard/test_old_call_sites.py", "switchyard/test_jobs_found_again.py"),
+    "switchyard/test_adopt.py",
 )
 CHOSEN = "not (memory or inngest or qstash or postgres)"
 """What is not on Postgres or another backend."""
