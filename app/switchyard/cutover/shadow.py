@@ -23,6 +23,7 @@ from sqlalchemy import (
     delete,
     func,
     select,
+    text,
     update,
 )
 from sqlalchemy.exc import DBAPIError
@@ -31,7 +32,15 @@ from sqlalchemy.orm import Mapped, Session, mapped_column
 from app.switchyard import audit, effects
 from app.switchyard.audit import By
 from app.switchyard.context import Context
-from app.switchyard.db import INSERT, Base, Database, as_bigint, canonical_json, distinct
+from app.switchyard.db import (
+    INSERT,
+    Base,
+    Database,
+    as_bigint,
+    canonical_json,
+    distinct,
+    partial_index,
+)
 from app.switchyard.errors import BadInput, EffectHeld, NonRetriable
 from app.switchyard.job import Catalogue, JobSpec, Shadow
 from app.switchyard.logs import logger_of
@@ -68,6 +77,9 @@ class Kind(StrEnum):
 WRONG = (Kind.DIFFERENT, Kind.PLAN_FAILED)
 """These count as differences, which must be explained before a job is complete."""
 COMPARED = (Kind.EQUAL, *WRONG)
+_IS_WRONG = f"kind IN ({', '.join(repr(str(kind)) for kind in WRONG)})"
+_IS_UNEXPLAINED = f"{_IS_WRONG} AND explained_at IS NULL"
+"""As text, since SQLite uses a partial index only for the condition that it was made with."""
 
 
 class Parity(Base):
@@ -99,6 +111,7 @@ class Parity(Base):
         ),
         Index("ix_switchyard_parity_kind", "job", "kind", "explained_at"),
         Index("ix_switchyard_parity_latest", "job", "id", "kind"),
+        partial_index("ix_switchyard_parity_unexplained", "job", where=_IS_UNEXPLAINED),
     )
 
 
@@ -109,7 +122,7 @@ job may have a million."""
 _job = distinct(P.job).subquery("jobs")
 _shadows = select(P.kind).where(P.job == _job.c.value).limit(bindparam("most")).correlate(_job)
 _LATEST = _shadows.order_by(P.id.desc())
-_UNEXPLAINED = _shadows.where(P.kind.in_(WRONG), P.explained_at.is_(None))
+_UNEXPLAINED = _shadows.where(text(_IS_UNEXPLAINED))
 
 
 def _count(some: Select[str], kinds: Collection[Kind]) -> ScalarSelect[int]:

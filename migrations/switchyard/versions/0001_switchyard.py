@@ -69,6 +69,12 @@ def upgrade() -> None:
         "ix_switchyard_parity_kind", "switchyard_parity", ["job", "kind", "explained_at"]
     )
     op.create_index("ix_switchyard_parity_latest", "switchyard_parity", ["job", "id", "kind"])
+    op.create_index(
+        "ix_switchyard_parity_unexplained",
+        "switchyard_parity",
+        ["job"],
+        **_where("kind IN ('different', 'plan_failed') AND explained_at IS NULL"),
+    )
     op.create_table(
         "switchyard_pins",
         sa.Column("id", sa.Integer(), autoincrement=True, nullable=False),
