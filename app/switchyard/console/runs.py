@@ -1,14 +1,11 @@
-"""The ledger of runs: the page of a run, the search and its words, retrying or cancelling many runs
-a batch per request, and the export."""
+"""The ledger of runs: the page of a run, the search and its words, and retrying or cancelling many
+runs, a batch per request."""
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import re
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
@@ -16,14 +13,15 @@ from flask import Blueprint, redirect, render_template, request, url_for
 from werkzeug.wrappers import Response
 
 from app.switchyard import http
-from app.switchyard.clock import in_json, iso, moment
+from app.switchyard.clock import moment
 from app.switchyard.config import Settings
+from app.switchyard.console.export import exported
 from app.switchyard.console.frame import Page, by, moving, number
 from app.switchyard.console.waterfall import waterfall
 from app.switchyard.cutover.status import BACKENDS
 from app.switchyard.errors import BadInput, RunNotMovable
 from app.switchyard.operations import bulk
-from app.switchyard.operations.search import COLUMNS, RunFilter, every, filter_of, search
+from app.switchyard.operations.search import RunFilter, filter_of, search
 from app.switchyard.operations.story import story
 from app.switchyard.runs import operate
 from app.switchyard.runs.models import OPEN, Status
@@ -46,9 +44,6 @@ _REASONS = {
 }
 FIELDS = frozenset(RunFilter.model_fields) - {"limit"}
 _ID = re.compile(r"[0-9a-f]{12,32}")
-EXPORTED = 100_000
-_KINDS = {"csv": "text/csv; charset=utf-8", "json": "application/json"}
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 def add(pages: Blueprint, runtime: Runtime) -> None:
@@ -151,11 +146,7 @@ def add_many(pages: Blueprint, runtime: Runtime) -> None:
 
     @pages.get("/runs.<any(csv, json):kind>")
     def export(kind: str) -> Response:
-        runs = every(runtime.db, wanted().model_copy(update={"limit": EXPORTED}))
-        lines = _csv(runs) if kind == "csv" else _json(runs)
-        answer = Response(lines, content_type=_KINDS[kind])
-        answer.headers["Content-Disposition"] = f'attachment; filename="runs.{kind}"'
-        return answer
+        return exported(runtime.db, wanted(), kind)
 
 
 def _there(run: dict[str, Any], settings: Settings) -> dict[str, str]:
@@ -206,31 +197,3 @@ def address(given: Mapping[str, str]) -> dict[str, Any]:
     """The parts of a search that make its address, without its page."""
     kept = {name: given.get(name, "") for name in (*sorted(FIELDS - {"before"}), "q")}
     return {name: text for name, text in kept.items() if text}
-
-
-def _csv(runs: Iterator[dict[str, object]]) -> Iterator[str]:
-    names = [column.key for column in COLUMNS]
-    yield _line(names)
-    for run in runs:
-        yield _line([_cell(run[name]) for name in names])
-
-
-def _line(cells: list[str]) -> str:
-    line = io.StringIO()
-    csv.writer(line).writerow(cells)
-    return line.getvalue()
-
-
-def _cell(value: object) -> str:
-    if isinstance(value, datetime):
-        value = iso(value)
-    text = "" if value is None else value if isinstance(value, str) else json.dumps(value)
-    # A spreadsheet would read it as a formula.
-    return f"'{text}" if text.startswith(_FORMULA) else text
-
-
-def _json(runs: Iterator[dict[str, object]]) -> Iterator[str]:
-    yield "["
-    for place, run in enumerate(runs):
-        yield f"{',' if place else ''}\n{json.dumps(run, default=in_json)}"
-    yield "\n]\n"
