@@ -18,7 +18,6 @@ from app.switchyard.config import HttpUrl, database, hidden
 from app.switchyard.errors import SettingsError
 from app.switchyard.runtime import Runtime
 
-_LOCAL_SECRET = "switchyard-local"
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -84,13 +83,6 @@ class Settings(config.Settings):
             raise SettingsError(f"WEBHOOK_SOURCES, WEBHOOK_TARGETS: {wrong}") from None
         if not self.local and self.admin_email is not None and self.smtp_url is None:
             raise SettingsError("ADMIN_EMAIL is set but SMTP_URL is not: no mail would go to it")
-
-    @property
-    def signing_secret(self) -> str | None:
-        """SECRET_KEY, or a constant in local mode, where only this machine's callers are served."""
-        if self.secret_key is not None:
-            return self.secret_key.get_secret_value()
-        return _LOCAL_SECRET if self.local else None
 
     @property
     def smtp(self) -> SmtpServer | None:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from flask import Flask, request
+from flask import Flask
 from flask.cli import AppGroup
-from flask.sessions import SecureCookieSessionInterface
 
 from app import platform
-from app.platform import JOBS, checks, tables
+from app.platform import JOBS, checks, sessions, tables
 from app.platform.config import Settings, load
 from app.platform.gateways import Gateways
 from app.platform.gateways.hooks import Hook
@@ -95,8 +94,7 @@ def register(app: Flask) -> None:
 def mount(app: Flask, runtime: Runtime) -> None:
     """Give an app the platform's pages, sessions and commands, and the layer's at the top too."""
     app.config["MAX_CONTENT_LENGTH"] = 8 * 1024 * 1024
-    app.session_interface = Sessions()
-    app.config.update(SESSION_COOKIE_NAME="switchyard", SESSION_COOKIE_SAMESITE="Lax")
+    sessions.set_up(app)
     register_problems(app)
     for pages in (statement_pages, webhook_pages):
         app.register_blueprint(pages.blueprint(runtime))
@@ -105,12 +103,3 @@ def mount(app: Flask, runtime: Runtime) -> None:
     for command in layer.commands.values():
         app.cli.add_command(command)
     later.add(app.cli, platform.__name__, _COMMANDS)
-
-
-class Sessions(SecureCookieSessionInterface):
-    """Flask's sessions, whose cookies are limited to https for requests by https."""
-
-    def get_cookie_secure(self, app: Flask) -> bool:
-        """See Flask. A proxy declares https with X-Forwarded-Proto."""
-        behind = request.headers.get("X-Forwarded-Proto", "").partition(",")[0].strip()
-        return request.is_secure or behind == "https"

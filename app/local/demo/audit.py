@@ -59,9 +59,7 @@ def due(db: Database, now: datetime) -> list[Due]:
     """Who is owed how much, read before anything is paid."""
     verdict = verdicts(now).subquery().c
     columns = (verdict.creator_id, verdict.destination, verdict.currency, verdict.amount)
-    with db.autocommit() as connection:
-        rows = connection.execute(select(*columns).where(verdict.reason.is_(None)))
-        return [Due(*row) for row in rows]
+    return [Due(*row) for row in db.rows(select(*columns).where(verdict.reason.is_(None)))]
 
 
 def audit(db: Database, stripe: StripeGateway, expected: list[Due]) -> Audit:

@@ -18,6 +18,7 @@ from app.local.shapes import Shape, shaped
 MAX_BODY = 1024 * 1024
 MAX_DELAY_SECONDS = 7 * 24 * 3600
 MAX_TIMEOUT_SECONDS = 900
+_FORWARDED = {"Content-Type": "content-type", "traceparent": "upstash-forward-traceparent"}
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 24 * 3600}
 
 
@@ -87,8 +88,7 @@ def message(
     if len(body) > MAX_BODY:
         raise ValueError(f"message body is larger than {MAX_BODY} bytes")
     named = {name.lower(): value for name, value in headers.items()}
-    kind = named.pop("content-type", None)
-    trace = named.pop("upstash-forward-traceparent", None)
+    header = {name: named.pop(given, None) for name, given in _FORWARDED.items()}
     if foreign := [name for name in named if not name.startswith("upstash-")]:
         raise ValueError(f"{', '.join(foreign)}: the stand-in forwards no header but traceparent")
     fields = {name[len("upstash-") :].replace("-", "_"): value for name, value in named.items()}
@@ -101,11 +101,7 @@ def message(
     if (limit := doc.pop("flowControlValue", None)) is not None:
         doc["parallelism"] = int(limit.partition("=")[2])
     return doc | {
-        "header": {
-            name: [value]
-            for name, value in (("Content-Type", kind), ("traceparent", trace))
-            if value is not None
-        },
+        "header": {name: [value] for name, value in header.items() if value is not None},
         "body64": b64encode(body).decode(),
         "retried": 0,
         "createdAt": int(now * 1000),

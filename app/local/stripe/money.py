@@ -94,8 +94,7 @@ def settle(store: Store) -> None:
     """Advance the payouts whose time has come by the stand-in's clock."""
     with store.transaction():
         for due, _, owner, id_, status, code in store.take_due():
-            payout = store.find("payout", owner, id_)
-            if payout is not None and payout["status"] != "canceled":
+            if (payout := store.find("payout", owner, id_)) and payout["status"] != "canceled":
                 payout["failure_code"] = code or None
                 became(store, owner, payout, status, due)
 

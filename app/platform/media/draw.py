@@ -46,9 +46,7 @@ def draw(
         sideways = image.getexif().get(ORIENTATION) in (5, 6, 7, 8)
         image = upright
     image.info.clear()
-    webp = BytesIO()
-    image.save(webp, "WEBP", quality=quality, method=4)
-    out.write(webp.getvalue())
+    image.save(out, "WEBP", quality=quality, method=4)
     size = whole[::-1] if sideways else whole
     return {"width": image.width, "height": image.height, "source": size}
 
@@ -99,8 +97,7 @@ def _srgb(image: Image.Image) -> Image.Image:
         image = image.convert(image.mode[:-1] + "A")
         alpha = image.getchannel("A")
         image = image.convert(image.mode[:-1])
-    profile = image.info.get("icc_profile")
-    if profile:
+    if profile := image.info.get("icc_profile"):
         # A profile that is broken or for other colours is ignored.
         with suppress(ImageCms.PyCMSError, OSError, ValueError, TypeError):
             given = ImageCms.ImageCmsProfile(BytesIO(profile))

@@ -21,6 +21,7 @@ from app.switchyard.errors import SecretKeyMissing
 LINK_SECONDS = int(timedelta(days=7).total_seconds())
 PATH = "/statements/"
 _PURPOSE = "statement-link"
+_LOCAL_SECRET = "switchyard-local"
 log = logging.getLogger(__name__)
 
 
@@ -55,6 +56,10 @@ def opened(settings: Settings, token: str) -> str:
 
 
 def _signer(settings: Settings) -> URLSafeTimedSerializer:
-    if settings.signing_secret is None:
+    if settings.secret_key is not None:
+        secret = settings.secret_key.get_secret_value()
+    elif settings.local:  # only this machine's callers are served
+        secret = _LOCAL_SECRET
+    else:
         raise SecretKeyMissing("SECRET_KEY is not set: links are signed with it")
-    return URLSafeTimedSerializer(settings.signing_secret, salt=_PURPOSE)
+    return URLSafeTimedSerializer(secret, salt=_PURPOSE)
