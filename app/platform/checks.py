@@ -6,9 +6,9 @@ from datetime import timedelta
 
 from app.platform.config import settings_of
 from app.platform.payouts.reconcile import reconcile
-from app.switchyard.check import Check, is_refused
+from app.switchyard.check import is_refused
 from app.switchyard.errors import CheckFailed
-from app.switchyard.runtime import Runtime
+from app.switchyard.runtime import Check, Runtime
 from app.switchyard.words import plural
 
 RECONCILED = timedelta(days=7)

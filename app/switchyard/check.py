@@ -1,10 +1,7 @@
-"""What the checks of `cutover verify` are made of, the layer's and a host's: a Check, and calls of
-this app at BACKEND_URL, as others reach it."""
+"""Calls of this app at BACKEND_URL, as others reach it, for checks of `cutover verify`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from app.switchyard.errors import BackendUnavailable, CheckFailed
@@ -15,19 +12,6 @@ if TYPE_CHECKING:  # for checks alone
     import requests
 
 ANSWER_SECONDS = 4.0
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """One line of `cutover verify`."""
-
-    name: str
-    look: Callable[[Runtime], str]
-    """Returns what it saw. Raises CheckFailed where that is wrong."""
-    fix: str
-    """What to do about a failure."""
-    seconds: float = 10.0
-    """How long the check may take."""
 
 
 def is_refused(runtime: Runtime, path: str) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -27,11 +27,23 @@ if TYPE_CHECKING:  # a process that only dispatches need not load Alembic, nor a
     from flask import Flask
 
     from app.switchyard.branch import Branch
-    from app.switchyard.check import Check
     from app.switchyard.runs.retention import Prune
 
 EXTENSION = "switchyard"
 """The key of an app's runtime in `app.extensions`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One line of `cutover verify`."""
+
+    name: str
+    look: Callable[[Runtime], str]
+    """Returns what it saw. Raises CheckFailed where that is wrong."""
+    fix: str
+    """What to do about a failure."""
+    seconds: float = 10.0
+    """How long the check may take."""
 
 
 @dataclass(slots=True, weakref_slot=True, eq=False)

@@ -154,3 +154,8 @@ def _chain(failure: BaseException) -> Iterator[BaseException]:
         inner = (getattr(following, "reason", None), *following.args, following.__cause__)
         unsaid = None if following.__suppress_context__ else following.__context__
         following = next((e for e in (*inner, unsaid) if isinstance(e, BaseException)), None)
+
+
+def trace_id(traceparent: str | None) -> str | None:
+    """The id of the trace in a run's W3C traceparent, as log lines and pages show it."""
+    return traceparent.split("-")[1] if traceparent else None

@@ -23,6 +23,7 @@ from rq.serializers import JSONSerializer
 from app.switchyard import telemetry
 from app.switchyard.runs.backend import Delivery
 from app.switchyard.telemetry.traced import Traced
+from app.switchyard.text import trace_id
 from queues.backend import connect, queue_key
 from tests.support import old_tasks
 from tests.support.forks import forked
@@ -84,7 +85,7 @@ def test_one_trace_over_a_failure_a_sleep_and_both_sides(
         until(lambda: any(s.name == "process test.grab-bag" for s in exported.get_finished_spans()))
     assert (row.status, row.backend) == ("succeeded", "inngest")
     spans = exported.get_finished_spans()
-    mine = of_trace(spans, telemetry.trace_id(row.trace))
+    mine = of_trace(spans, trace_id(row.trace))
     names = {span.name for span in mine}
     assert {"dispatch grab-bag", "send tests", "process tests", "step first"} <= names
     assert {"send test.grab-bag", "process test.grab-bag", "step last"} <= names
@@ -139,7 +140,7 @@ def test_qstash_brings_it_back(
     environ = environment(f"sqlite:///{tmp_path / 'x.db'}", redis_url, LEASE_SECONDS="60")
     with parts(environ, tmp_path, "qstash") as side:
         [row] = side.finish(side.dispatch("posted", {"name": "x"}))
-    mine = of_trace(exported.get_finished_spans(), telemetry.trace_id(row.trace))
+    mine = of_trace(exported.get_finished_spans(), trace_id(row.trace))
     deliveries = [s for s in mine if s.name == "POST /api/qstash/deliver"]
     slices = [s for s in mine if s.name == "process posted"]
     # On a busy machine a delivery may come twice, and finds its slice done.
@@ -171,9 +172,7 @@ def test_a_worker_exports_by_the_standard_variables(
         stack.enter_context(rq_worker({**side.environ, **otel}, tmp_path / "worker.log"))
         [row] = side.finish(side.dispatch("noop", {"name": "x"}))
         spans = until(lambda: spans_of(collector))
-    assert [(s.name, s.trace_id.hex()) for s in spans] == [
-        ("process tests", telemetry.trace_id(row.trace))
-    ]
+    assert [(s.name, s.trace_id.hex()) for s in spans] == [("process tests", trace_id(row.trace))]
 
 
 def test_a_work_horse_exports_before_it_ends(tmp_path: Path, redis_url: str) -> None:

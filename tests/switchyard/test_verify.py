@@ -19,7 +19,6 @@ from app.platform import checks as platform_checks
 from app.platform.config import Settings, load
 from app.platform.gateways.smtp import Mailer
 from app.platform.wiring import make_runtime
-from app.switchyard.check import Check
 from app.switchyard.clock import iso
 from app.switchyard.commands import checks
 from app.switchyard.commands.checks import checked
@@ -30,7 +29,7 @@ from app.switchyard.errors import BackendUnavailable, CheckFailed, SwitchyardErr
 from app.switchyard.runs.memory import MemoryBackend
 from app.switchyard.runs.models import NOT_SENT, Status
 from app.switchyard.runs.models import RunRow as R
-from app.switchyard.runtime import Runtime
+from app.switchyard.runtime import Check, Runtime
 from queues.backend import connect
 from tests.support.mailbox import served
 from tests.support.rows import run_row

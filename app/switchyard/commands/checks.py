@@ -19,7 +19,7 @@ import click
 from sqlalchemy import func, select
 
 from app.switchyard import extras
-from app.switchyard.check import Check, called, is_refused
+from app.switchyard.check import called, is_refused
 from app.switchyard.clock import iso
 from app.switchyard.commands.adoption import bypassed
 from app.switchyard.commands.cutover import group
@@ -33,7 +33,7 @@ from app.switchyard.runs import operate
 from app.switchyard.runs.models import IS_OPEN, IS_REFUSED, OPEN, Status
 from app.switchyard.runs.models import RunRow as R
 from app.switchyard.runs.store import new_run
-from app.switchyard.runtime import Runtime
+from app.switchyard.runtime import Check, Runtime
 from app.switchyard.text import reason
 from app.switchyard.words import plural
 from queues.backend import WORKER_COMMAND

@@ -34,7 +34,7 @@ from app.switchyard.runs.models import INTEGER_END, RUN_ID, Status
 from app.switchyard.runs.record import Failure
 from app.switchyard.runs.steps import ClaimedRun
 from app.switchyard.runs.store import RunStore
-from app.switchyard.text import error_of, reason, said
+from app.switchyard.text import error_of, reason, said, trace_id
 
 log = logs.logger_of(__name__)
 
@@ -179,7 +179,7 @@ class Engine:
         shown: dict[str, Any] = {"run_id": claimed.run_id, "job": claimed.job}
         shown |= {"backend": claimed.backend, "epoch": claimed.epoch}
         if claimed.trace is not None:
-            shown["trace_id"] = telemetry.trace_id(claimed.trace)
+            shown["trace_id"] = trace_id(claimed.trace)
         spec = store.catalogue.get(claimed.job)
         with logs.bound(**shown), telemetry.spans.slice(spec, claimed):
             self.leases.keep(claimed)

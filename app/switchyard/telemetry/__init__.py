@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 from app.switchyard import extras
 from app.switchyard.logs import logger_of
@@ -23,7 +23,6 @@ log = logger_of(__name__)
 CONFIGURED = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 EXPORTER = "OTEL_TRACES_EXPORTER"
 _NOTHING = nullcontext()
-Span = AbstractContextManager[Any]
 
 
 class Off:
@@ -32,11 +31,11 @@ class Off:
     def traceparent(self) -> None:
         """There is no span."""
 
-    def __getattr__(self, name: str) -> Callable[..., Span]:
+    def __getattr__(self, name: str) -> Callable[..., AbstractContextManager[None]]:
         return _nothing
 
 
-def _nothing(*_: object, **__: object) -> Span:
+def _nothing(*_: object, **__: object) -> AbstractContextManager[None]:
     return _NOTHING
 
 
@@ -62,8 +61,3 @@ def start(environ: Mapping[str, str] = os.environ) -> None:
     from app.switchyard.telemetry.traced import Traced  # the SDK is an extra
 
     spans = Traced()
-
-
-def trace_id(traceparent: str | None) -> str | None:
-    """The id of the trace in a run's traceparent, as log lines and pages show it."""
-    return traceparent.split("-")[1] if traceparent else None

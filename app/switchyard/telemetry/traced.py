@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from importlib.metadata import entry_points
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from opentelemetry import trace
 from opentelemetry.context import Context, get_current
@@ -16,18 +16,27 @@ from opentelemetry.trace import Link, SpanKind, Status, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from app.switchyard.logs import logger_of
-from app.switchyard.telemetry import Span, trace_id
-from app.switchyard.text import reason
+from app.switchyard.text import reason, trace_id
 
 if TYPE_CHECKING:
     from app.switchyard.job import JobSpec
     from app.switchyard.runs.backend import Message
-    from app.switchyard.runs.steps import ClaimedRun
 
 log = logger_of(__name__)
 
 FLUSH_MS = 2000
 _W3C = TraceContextTextMapPropagator()
+Span = AbstractContextManager[Any]
+
+
+class Claimed(Protocol):
+    """What a span says of a claimed run."""
+
+    run_id: str
+    job: str
+    backend: str
+    epoch: int
+    trace: str | None
 
 
 def exporting() -> trace.TracerProvider:
@@ -76,7 +85,7 @@ class Traced:
         linked = [_context(one) for one in known]
         return self._span(f"send {to}", of, SpanKind.CLIENT, self._within(alone), linked)
 
-    def slice(self, spec: JobSpec | None, claimed: ClaimedRun) -> Span:
+    def slice(self, spec: JobSpec | None, claimed: Claimed) -> Span:
         """In the run's trace, linked with the delivering call where that has its own."""
         to = claimed.job if spec is None else destination(claimed.backend, spec)
         sent = f"{claimed.run_id}-{claimed.epoch - 1}"
