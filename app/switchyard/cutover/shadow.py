@@ -149,6 +149,12 @@ def counts(db: Database) -> defaultdict[str, dict[str, int]]:
     return jobs
 
 
+def unexplained(db: Database, job: str) -> int:
+    """How many of the job's differences nobody has explained, up to MOST_COUNTED."""
+    some = select(P.id).where(P.job == job, text(_IS_UNEXPLAINED)).limit(MOST_COUNTED)
+    return int(db.value(select(func.count()).select_from(some.subquery())))
+
+
 def listed(db: Database, job: str, kinds: Collection[str], limit: int) -> list[dict[str, Any]]:
     """A job's comparisons of these kinds, newest first, as in `cutover parity --json`."""
     columns = (P.id, P.job, P.run_id.label("run"), P.kind, P.planned_at, P.compared_at)

@@ -178,7 +178,7 @@ def gate(db: Database, job: str, now: datetime) -> list[tuple[str, str | None]]:
     where it holds."""
     opened = select(func.count()).where(IS_OPEN, R.job == job, R.backend == LEGACY_BACKEND)
     left = db.value(opened)
-    differences = shadow.counts(db)[job]["unexplained"]
+    differences = shadow.unexplained(db, job)
     drain = f"{plural(left, 'open run')} on the old side (cutover drain {job} --to serverless)"
     to_explain = plural(differences, "difference")
     explain = f"{to_explain} that nobody has explained (cutover parity {job})"
