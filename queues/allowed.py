@@ -21,7 +21,7 @@ from app.switchyard.errors import SwitchyardError
 from app.switchyard.logs import logger_of
 from queues import task
 from queues.backend import DEPENDENCY, TASK, call_of, is_pickled, is_wrong_type
-from queues.versions import JOB_ID_PATTERN, parse_job_id
+from queues.versions import JOB_ID_PATTERN, StopRequested, parse_job_id
 
 log = logger_of(__name__)
 
@@ -116,6 +116,8 @@ class WorkerJob(Job):
         self.refusal = _NO_WEBHOOKS if fields.pop(b"webhooks", None) else ""
         try:
             read = self._read(fields)
+        except StopRequested:  # by a signal meanwhile: it says nothing of the job
+            raise
         except Exception:  # noqa: BLE001 - a stranger may have written anything
             sound = {name: value for name, value in fields.items() if self._reads(name, value)}
             self.refusal = f"{sorted(fields.keys() - sound.keys())!a} cannot be read"
@@ -129,6 +131,8 @@ class WorkerJob(Job):
     def _reads(self, name: bytes, value: bytes) -> bool:
         try:
             self._read({name: value})
+        except StopRequested:
+            raise
         except Exception:  # noqa: BLE001
             return False
         return True

@@ -14,6 +14,7 @@ import pytest
 from redis import Redis
 from redis.exceptions import ConnectionError as Gone
 from rq import SimpleWorker
+from rq.job import Job
 from rq.registry import FailedJobRegistry
 from rq.scheduler import RQScheduler
 from rq.serializers import DefaultSerializer, JSONSerializer
@@ -21,7 +22,9 @@ from rq.serializers import DefaultSerializer, JSONSerializer
 from app.switchyard.errors import BackendUnavailable, SettingsError
 from app.switchyard.runs.relay import sweep
 from queues import task, worker
+from queues.allowed import WorkerJob
 from queues.backend import connect
+from queues.versions import StopRequested
 from queues.worker import Scheduler, Worker
 from tests.proof.servers import Valkey
 from tests.support.sides import Side, no_worker, relaying, rq_worker
@@ -185,3 +188,18 @@ def test_a_zombie_that_finishes_late_changes_nothing(on: Side, tmp_path: Path) -
         assert on.row(run.id) == row
     assert on.touches(n) == 2
     assert on.marks(n) == {n: 1, f"{n}/after": 1}
+
+
+def test_a_stop_while_a_job_is_read_is_not_taken_for_a_bad_field(
+    redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    signals = iter([StopRequested()])
+
+    def read(*_: Any) -> None:
+        for signalled in signals:
+            raise signalled
+
+    job = WorkerJob("one", connection=redis)
+    monkeypatch.setattr(Job, "restore", read)
+    with pytest.raises(StopRequested):
+        job.restore({b"data": b"[]"})
